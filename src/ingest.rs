@@ -1,0 +1,190 @@
+//! MQTT sessions: from a broker to a bounded queue of messages, and acknowledgements back.
+//!
+//! - **At least once.** MQTT 5 with a session that outlives the connection; a message of QoS 1 is acknowledged when
+//!   [`Delivery::acknowledge`] is called, in the order of receipt (MQTT-4.6.0-2), and only on the connection that it
+//!   came on: after a break the broker delivers it again.
+//! - **The broker holds the backlog.** A full queue stops reading the socket. The Receive Maximum helps, but brokers
+//!   exceed it (Mosquitto 2.0.11 under backlog does), so it bounds nothing by itself. Messages of QoS 0 are shed and
+//!   counted instead: their sender does not want to wait.
+//! - **For ever.** A lost connection is made again, with back-off and jitter; every connection subscribes anew and
+//!   checks the answer.
+//!
+//! The task that polls the client does nothing else: in rumqttc only polling empties the queue that `publish`,
+//! `subscribe` and `ack` await (bytebeamio/rumqtt#263, #1025). It never publishes and never allows topic aliases
+//! (#1056).
+
+mod session;
+mod tls;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+pub use session::run;
+
+use crate::model::{Message, SourceName, Timestamp};
+
+/// A source cannot be used at all.
+#[derive(Debug, thiserror::Error)]
+pub enum IngestError {
+    /// A file of the TLS configuration.
+    #[error("cannot read {}", path.display())]
+    File { path: PathBuf, #[source] source: std::io::Error },
+    /// What is in a file of the TLS configuration.
+    #[error("{}: {problem}", path.display())]
+    Tls { path: PathBuf, problem: String },
+}
+
+/// How to reach one broker.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The source's name in messages, ledger and status.
+    pub name: SourceName,
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// TLS, if wanted.
+    pub tls: Option<Tls>,
+    /// MQTT client identifier: the session belongs to it.
+    pub client_id: String,
+    /// User name and password.
+    pub credentials: Option<(String, String)>,
+    /// How long the broker keeps the session without a connection.
+    pub session_expiry: Duration,
+    /// Unacknowledged messages that the broker may send ahead.
+    pub receive_maximum: u16,
+    /// Keep-alive interval.
+    pub keep_alive: Duration,
+    /// To connect and be accepted.
+    pub connect_timeout: Duration,
+    /// Longest pause between two tries to connect.
+    pub backoff_max: Duration,
+    /// Largest MQTT packet that the broker may send, in bytes.
+    pub packet_bytes_max: u32,
+    /// What to subscribe to: filter, with its `$share` prefix if any, and whether at QoS 1.
+    pub subscriptions: Vec<Subscription>,
+}
+
+/// One topic filter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    /// The filter, with its `$share/<group>/` prefix if it is shared.
+    pub filter: String,
+    /// Highest quality of service.
+    pub qos: u8,
+}
+
+/// TLS towards a broker.
+#[derive(Clone, Debug, Default)]
+pub struct Tls {
+    /// Certificates to trust, PEM; the machine's own where none is given.
+    pub ca_file: Option<PathBuf>,
+    /// Client certificate and key, PEM.
+    pub client: Option<(PathBuf, PathBuf)>,
+}
+
+/// A message on its way, with the right to acknowledge it.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The message.
+    pub message: Message,
+    acknowledgement: Option<Acknowledgement>,
+}
+
+#[derive(Debug)]
+struct Acknowledgement {
+    /// Which connection the message came on.
+    generation: u64,
+    packet: u16,
+    queue: mpsc::Sender<(u64, u16)>,
+}
+
+impl Delivery {
+    /// A message that nobody waits for.
+    pub fn unacknowledged(message: Message) -> Self {
+        Self { message, acknowledgement: None }
+    }
+
+    /// Tells the broker that the message is safe. Call it only once it is durable, and in order of receipt.
+    pub fn acknowledge(self) -> Message {
+        if let Some(Acknowledgement { generation, packet, queue }) = self.acknowledgement
+            && let Err(mpsc::error::TrySendError::Full(_)) = queue.try_send((generation, packet))
+        {
+            // Cannot happen: the queue is longer than what can be on its way. The broker would deliver it again.
+            tracing::error!(packet, "the queue of acknowledgements is full");
+        }
+        self.message
+    }
+}
+
+/// What a source says of itself.
+#[derive(Debug)]
+pub struct SourceStatus {
+    /// Its name.
+    pub name: SourceName,
+    /// Connected, and every subscription granted.
+    ready: AtomicBool,
+    /// Messages that came.
+    pub received: AtomicU64,
+    /// Messages of QoS 0 dropped for lack of room since the ledger last heard of it.
+    pub shed: AtomicU64,
+    /// What the broker says that it dropped of its own, where it says so.
+    pub broker_dropped: AtomicU64,
+    /// Connections so far.
+    pub connections: AtomicU64,
+    last: Mutex<LastChange>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct LastChange {
+    since: Option<Timestamp>,
+    error: Option<String>,
+}
+
+impl SourceStatus {
+    /// A source that has not connected yet.
+    pub fn new(name: SourceName) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            ready: AtomicBool::new(false),
+            received: AtomicU64::new(0),
+            shed: AtomicU64::new(0),
+            broker_dropped: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
+            last: Mutex::default(),
+        })
+    }
+
+    /// Whether messages can come.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// Since when it is ready or not, if it ever changed.
+    pub fn since(&self) -> Option<Timestamp> {
+        self.last.lock().since
+    }
+
+    /// What went wrong last, if it is not ready.
+    pub fn error(&self) -> Option<String> {
+        self.last.lock().error.clone()
+    }
+
+    fn set_ready(&self, now: Timestamp) {
+        *self.last.lock() = LastChange { since: Some(now), error: None };
+        self.ready.store(true, Ordering::Release);
+    }
+
+    fn set_failed(&self, now: Timestamp, error: String) {
+        let mut last = self.last.lock();
+        if self.ready.swap(false, Ordering::AcqRel) || last.since.is_none() {
+            last.since = Some(now);
+        }
+        last.error = Some(error);
+    }
+}

@@ -1,0 +1,220 @@
+//! What a batch of messages changes: a pure step from the state that is, to the effects of the batch.
+//!
+//! The step decides which messages are delivered again, which observations are certainly new and which must be compared
+//! with what is stored, which devices and series are new, and what the ledger says. It changes nothing itself: the
+//! caller commits the effects in one transaction, and only then acknowledges the messages. After a failed commit the
+//! step's result is thrown away and nothing has happened.
+//!
+//! Left out: alerts (the caller adds their effects to the same commit) and everything about transport.
+
+mod repeats;
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry as Slot;
+
+pub use repeats::Repeats;
+
+use crate::model::{Fault, Message, Normalised, Observation, PropertyIndex, Reason, Timestamp};
+use crate::state::{
+    Commit, DeviceIndex, Lane, Latest, LedgerKey, Live, Mark, NewDevice, NewSeries, Origin, Place, Quarantined, SeriesIndex,
+};
+
+/// A message with what decoding and normalisation made of it.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// As received.
+    pub message: Message,
+    /// Its observations and faults, or why the whole of it is refused.
+    pub outcome: Result<Normalised, Fault>,
+}
+
+/// What became of one message of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// At least one reading was accepted.
+    Accepted,
+    /// Nothing was.
+    Rejected,
+    /// Its effects were already durable.
+    Repeated,
+}
+
+/// The outcome of a step.
+#[derive(Debug, Default)]
+pub struct Step {
+    /// To commit.
+    pub commit: Commit,
+    /// By message, in order.
+    pub settled: Vec<Settled>,
+}
+
+/// Bounds of the step.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Devices that the city may have: a flood of invented names must not fill the disk.
+    pub devices_max: usize,
+}
+
+/// Computes the effects of a batch on the state in `live`. Call it holding the writer's turn.
+pub fn step(live: &Live, repeats: &Repeats, limits: Limits, batch: &[Entry]) -> Step {
+    let state = live.read();
+    let mut work = Work {
+        devices: state.devices.len(),
+        series: state.series.len(),
+        new_devices: HashMap::new(),
+        new_series: HashMap::new(),
+        marks: HashMap::with_capacity(batch.len() * 4),
+        fresh: repeats.overlay(),
+        step: Step { settled: Vec::with_capacity(batch.len()), ..Step::default() },
+    };
+    for entry in batch {
+        let settled = work.entry(&state, limits, entry);
+        work.step.settled.push(settled);
+    }
+    let mut step = work.step;
+    step.commit.marks = work.marks.into_iter().collect();
+    step
+}
+
+struct Work<'a> {
+    /// Number of devices and series, new ones included.
+    devices: usize,
+    series: usize,
+    new_devices: HashMap<&'a str, DeviceIndex>,
+    new_series: HashMap<(DeviceIndex, PropertyIndex), SeriesIndex>,
+    marks: HashMap<SeriesIndex, Mark>,
+    fresh: repeats::Overlay<'a>,
+    step: Step,
+}
+
+impl<'a> Work<'a> {
+    fn entry(&mut self, state: &crate::state::State, limits: Limits, entry: &'a Entry) -> Settled {
+        let message = &entry.message;
+        let hour = message.received.hour();
+        self.step.commit.ledger.line(&message.source, hour).received += 1;
+        if let Some(digest) = repeats::digest(message) {
+            if self.fresh.is_repeated(digest) {
+                self.step.commit.ledger.line(&message.source, hour).repeated += 1;
+                return Settled::Repeated;
+            }
+            self.fresh.add(digest);
+            self.step.commit.digests.push(digest);
+        }
+        match &entry.outcome {
+            Ok(normalised) => self.normalised(state, limits, message, normalised),
+            Err(fault) => {
+                self.reject(message, vec![fault.clone()], 0);
+                Settled::Rejected
+            }
+        }
+    }
+
+    fn reject(&mut self, message: &Message, faults: Vec<Fault>, readings: usize) {
+        let counts = self.step.commit.ledger.line(&message.source, message.received.hour());
+        counts.rejected += 1;
+        counts.readings += count(readings);
+        counts.quarantined += count(readings);
+        self.step.commit.quarantined.push(Quarantined { message: message.clone(), whole: true, faults });
+    }
+
+    fn normalised(&mut self, state: &crate::state::State, limits: Limits, message: &Message, normalised: &'a Normalised) -> Settled {
+        let Normalised { device, observations, faults, .. } = normalised;
+        if observations.is_empty() {
+            self.reject(message, faults.clone(), faults.len());
+            return Settled::Rejected;
+        }
+        let known = state.find_device(device.as_str()).or_else(|| self.new_devices.get(device.as_str()).copied());
+        let index = match known {
+            Some(index) => index,
+            None if self.devices >= limits.devices_max => {
+                let detail = format!("the city has {} devices, as many as are allowed", self.devices);
+                let fault = Fault { reason: Reason::TooManyDevices, at: String::new(), detail };
+                let faults = std::iter::once(fault).chain(faults.iter().cloned()).collect();
+                self.reject(message, faults, observations.len() + normalised.faults.len());
+                return Settled::Rejected;
+            }
+            None => self.new_device(message, normalised),
+        };
+        let before = (self.step.commit.ordered.len(), self.step.commit.late.len());
+        for observation in observations {
+            self.observation(state, index, observation);
+        }
+        let ordered = self.step.commit.ordered.len() - before.0;
+        let late = self.step.commit.late.len() - before.1;
+        let key = LedgerKey { source: message.source.clone(), hour: message.received.hour() };
+        let counts = self.step.commit.ledger.line(&key.source, key.hour);
+        counts.accepted += 1;
+        counts.readings += count(observations.len() + faults.len());
+        counts.stored += count(ordered);
+        counts.pending += count(late);
+        counts.quarantined += count(faults.len());
+        if late > 0 {
+            add_origin(&mut self.step.commit.late.origins, key, late);
+        }
+        if !faults.is_empty() {
+            self.step.commit.quarantined.push(Quarantined { message: message.clone(), whole: false, faults: faults.clone() });
+        }
+        Settled::Accepted
+    }
+
+    fn new_device(&mut self, message: &Message, normalised: &'a Normalised) -> DeviceIndex {
+        let index = DeviceIndex(u32::try_from(self.devices).expect("the number of devices is capped"));
+        self.devices += 1;
+        self.new_devices.insert(normalised.device.as_str(), index);
+        self.step.commit.new_devices.push(NewDevice {
+            id: normalised.device.clone(),
+            kind: normalised.kind.clone(),
+            domain: normalised.domain,
+            first_seen: message.received,
+        });
+        index
+    }
+
+    fn observation(&mut self, state: &crate::state::State, device: DeviceIndex, observation: &Observation) {
+        let known = ((device.0 as usize) < state.devices.len()).then(|| state.find_series(device, observation.property)).flatten();
+        let series = known.unwrap_or_else(|| match self.new_series.entry((device, observation.property)) {
+            Slot::Occupied(slot) => *slot.get(),
+            Slot::Vacant(slot) => {
+                let index = SeriesIndex(u32::try_from(self.series).expect("devices times properties fit 32 bits"));
+                self.series += 1;
+                self.step.commit.new_series.push(NewSeries { device, property: observation.property });
+                *slot.insert(index)
+            }
+        });
+        let mark = self.marks.entry(series).or_insert_with(|| known.map_or_else(Mark::default, |series| state.series_at(series).mark));
+        let time = observation.time.micros();
+        let future = observation.flags.contains(crate::model::Flags::FUTURE);
+        let lane = if !future && mark.is_ahead_of_all(time) { Lane::Ordered } else { Lane::Late };
+        let position = observation.position.map(|position| (position.longitude(), position.latitude()));
+        mark.observe(Latest { time, value: observation.value, flags: observation.flags.bits(), position });
+        let rows = match lane {
+            Lane::Ordered => &mut self.step.commit.ordered,
+            Lane::Late => &mut self.step.commit.late,
+        };
+        let place = Place { position: observation.position, district: observation.district };
+        rows.push(series, time, observation.value, observation.flags.bits(), place, observation.original.as_deref());
+    }
+}
+
+fn add_origin(origins: &mut Vec<Origin>, key: LedgerKey, rows: usize) {
+    let rows = u32::try_from(rows).expect("a message has few readings");
+    match origins.last_mut() {
+        Some(last) if last.key == key => last.rows += rows,
+        _ => origins.push(Origin { key, rows }),
+    }
+}
+
+fn count(number: usize) -> i64 {
+    i64::try_from(number).expect("batches are small")
+}
+
+/// QoS 0 messages that were dropped before they reached the step, for the ledger.
+pub fn shed(commit: &mut Commit, source: &crate::model::SourceName, hour: Timestamp, messages: u64) {
+    let messages = i64::try_from(messages).expect("far fewer messages are shed in an hour");
+    let counts = commit.ledger.line(source, hour.hour());
+    counts.received += messages;
+    counts.shed += messages;
+}
+

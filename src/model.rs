@@ -1,0 +1,18 @@
+//! What Conca talks about: identifiers, observed properties, time, places and observations.
+//!
+//! Pure data. Whatever has an invariant is checked when it is made and trusted from then on; nothing here
+//! reads a clock, a file or the network (the one [`SystemClock`] is handed in by whoever wires the program).
+
+mod district;
+mod id;
+mod observation;
+mod position;
+mod property;
+mod time;
+
+pub use district::{District, DistrictIndex, Districts, DistrictsError};
+pub use id::{DeviceId, DeviceKind, InvalidName, SourceName};
+pub use observation::{Flags, Fault, Message, Normalised, Observation, Original, Reading, Readings, Reason, Service, Value};
+pub use position::{InvalidPosition, Position};
+pub use property::{Catalogue, CatalogueError, Domain, Kind, Property, PropertyIndex, StateCode, Summary, Title};
+pub use time::{Clock, InvalidTime, ManualClock, SystemClock, Timestamp};

@@ -1,0 +1,152 @@
+//! The districts of the city, and which of them holds a position.
+
+use geo::{BoundingRect, Contains, Coord, MultiPolygon, Point};
+use hashbrown::HashMap;
+use rstar::{AABB, RTree, RTreeObject};
+use serde_json::Value;
+
+use super::Position;
+
+/// The districts that are built in: Palermo's eight circoscrizioni, as Voronoi cells. Approximate, not official.
+const BUILT_IN: &str = include_str!("../../schemas/districts/palermo-approximate.geojson");
+
+/// The place of a district in the running program's list. Not stable over restarts: stores keep the id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DistrictIndex(pub u16);
+
+/// A part of the city.
+#[derive(Clone, Debug)]
+pub struct District {
+    /// Its name in tables and addresses.
+    pub id: String,
+    /// For people.
+    pub name: String,
+    /// Its area; ring orientation does not matter.
+    pub area: MultiPolygon<f64>,
+}
+
+/// Districts cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DistrictsError {
+    /// Not GeoJSON.
+    #[error("not a GeoJSON feature collection")]
+    Malformed(#[source] geojson::Error),
+    /// A feature without what a district needs.
+    #[error("feature {index}: {problem}")]
+    Feature { index: usize, problem: &'static str },
+}
+
+/// All districts, found by position through a spatial index.
+#[derive(Clone, Debug)]
+pub struct Districts {
+    districts: Vec<District>,
+    by_id: HashMap<String, DistrictIndex>,
+    tree: RTree<Envelope>,
+    /// The GeoJSON that they were read from.
+    geojson: String,
+    /// All of them with a margin: what lies outside is off the city.
+    surroundings: Option<AABB<[f64; 2]>>,
+}
+
+#[derive(Clone, Debug)]
+struct Envelope {
+    bounds: AABB<[f64; 2]>,
+    index: u16,
+}
+
+impl RTreeObject for Envelope {
+    type Envelope = AABB<[f64; 2]>;
+
+    fn envelope(&self) -> Self::Envelope {
+        self.bounds
+    }
+}
+
+/// How far outside every district a position may lie before it counts as off the city, in degrees (some 20 km).
+const MARGIN_DEGREES: f64 = 0.2;
+
+impl Districts {
+    /// The districts of Palermo that are built in; approximate, not official.
+    pub fn built_in() -> Self {
+        Self::parse(BUILT_IN).expect("a test reads the built-in districts")
+    }
+
+    /// Reads a GeoJSON feature collection of (multi)polygons in WGS 84 with the properties `id` and `name`.
+    pub fn parse(text: &str) -> Result<Self, DistrictsError> {
+        let collection: geojson::FeatureCollection =
+            text.parse::<geojson::GeoJson>().and_then(geojson::FeatureCollection::try_from).map_err(DistrictsError::Malformed)?;
+        let mut districts = Vec::new();
+        let mut by_id = HashMap::new();
+        let mut envelopes = Vec::new();
+        for (index, feature) in collection.features.into_iter().enumerate() {
+            let problem = |problem| DistrictsError::Feature { index, problem };
+            let property = |key: &str| match feature.property(key) {
+                Some(Value::String(text)) => Some(text.clone()),
+                Some(Value::Number(number)) => Some(number.to_string()),
+                _ => None,
+            };
+            let id = property("id").ok_or(problem("has no property `id`"))?;
+            let name = property("name").ok_or(problem("has no property `name`"))?;
+            let geometry = feature.geometry.ok_or(problem("has no geometry"))?;
+            let geometry = geo::Geometry::<f64>::try_from(geometry).map_err(|_error| problem("its geometry cannot be read"))?;
+            let area = match geometry {
+                geo::Geometry::Polygon(polygon) => MultiPolygon::from(polygon),
+                geo::Geometry::MultiPolygon(polygons) => polygons,
+                _ => return Err(problem("its geometry is not a polygon")),
+            };
+            let place = u16::try_from(index).map_err(|_index| problem("too many districts"))?;
+            for polygon in &area {
+                let bounds = polygon.bounding_rect().ok_or(problem("its area is empty"))?;
+                let corner = |coord: Coord<f64>| [coord.x, coord.y];
+                envelopes.push(Envelope { bounds: AABB::from_corners(corner(bounds.min()), corner(bounds.max())), index: place });
+            }
+            if by_id.insert(id.clone(), DistrictIndex(place)).is_some() {
+                return Err(problem("its id appears twice"));
+            }
+            districts.push(District { id, name, area });
+        }
+        let tree = RTree::bulk_load(envelopes);
+        let surroundings = (tree.size() > 0).then(|| {
+            let bounds = tree.root().envelope();
+            let ([west, south], [east, north]) = (bounds.lower(), bounds.upper());
+            AABB::from_corners([west - MARGIN_DEGREES, south - MARGIN_DEGREES], [east + MARGIN_DEGREES, north + MARGIN_DEGREES])
+        });
+        Ok(Self { districts, by_id, tree, geojson: text.to_owned(), surroundings })
+    }
+
+    /// The district that holds `position`; on a common border, the first in the list.
+    pub fn find(&self, position: Position) -> Option<DistrictIndex> {
+        let point = Point::new(position.longitude(), position.latitude());
+        self.tree
+            .locate_in_envelope_intersecting(&AABB::from_point([point.x(), point.y()]))
+            .filter(|envelope| self.districts.get(usize::from(envelope.index)).is_some_and(|district| district.area.contains(&point)))
+            .map(|envelope| DistrictIndex(envelope.index))
+            .min()
+    }
+
+    /// Whether `position` lies far outside every district. Never, where no districts are known.
+    pub fn is_off_city(&self, position: Position) -> bool {
+        use rstar::Envelope as _;
+        self.surroundings.is_some_and(|bounds| !bounds.contains_point(&[position.longitude(), position.latitude()]))
+    }
+
+    /// The district at that place; an index comes from [`Districts::find`] of the same list.
+    pub fn get(&self, index: DistrictIndex) -> &District {
+        self.districts.get(usize::from(index.0)).expect("an index comes from this list")
+    }
+
+    /// The district with that id.
+    pub fn by_id(&self, id: &str) -> Option<DistrictIndex> {
+        self.by_id.get(id).copied()
+    }
+
+    /// All districts in the list's order.
+    pub fn iter(&self) -> impl Iterator<Item = (DistrictIndex, &District)> {
+        (0u16..).zip(&self.districts).map(|(index, district)| (DistrictIndex(index), district))
+    }
+
+    /// The GeoJSON that they were read from.
+    pub fn geojson(&self) -> &str {
+        &self.geojson
+    }
+}

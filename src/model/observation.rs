@@ -1,0 +1,257 @@
+//! The three forms of what a device says: message, reading, observation; and what can be wrong with it.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{DeviceId, DeviceKind, DistrictIndex, Domain, Position, PropertyIndex, SourceName, Timestamp};
+
+/// MQTT quality of service of a received message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// QoS 0: never delivered again, never acknowledged.
+    AtMostOnce,
+    /// QoS 1, under the packet identifier that a redelivery repeats (MQTT-4.4.0-1).
+    AtLeastOnce(u16),
+}
+
+/// Bytes received on a topic.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// Which configured source received it.
+    pub source: SourceName,
+    /// The topic; any UTF-8.
+    pub topic: Arc<str>,
+    /// The payload, as received.
+    pub payload: Bytes,
+    /// When it was received.
+    pub received: Timestamp,
+    /// How it was delivered.
+    pub service: Service,
+    /// Sent by the broker because it was retained: no sign of life of the device.
+    pub retained: bool,
+}
+
+/// A decoded value in the sender's units, unchecked. Borrows from the payload where it can.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reading<'a> {
+    /// The property's id in Conca's catalogue, as the sender wrote it.
+    pub property: Cow<'a, str>,
+    /// What was read.
+    pub value: Value<'a>,
+    /// The sender's unit, a UCUM code; `None` means the canonical one.
+    pub unit: Option<Cow<'a, str>>,
+    /// Phenomenon time.
+    pub time: Timestamp,
+    /// Where, if the message says so.
+    pub position: Option<Position>,
+}
+
+/// The value of a reading.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value<'a> {
+    /// A number, finite.
+    Number(f64),
+    /// The word for a state's code, or `true` and `false`.
+    Word(Cow<'a, str>),
+}
+
+/// What a decoder made of one message.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Readings<'a> {
+    /// Who speaks.
+    pub device: DeviceId,
+    /// What sort of device.
+    pub kind: DeviceKind,
+    /// Its part of city life.
+    pub domain: Domain,
+    /// The readings that could be decoded.
+    pub readings: Vec<Reading<'a>>,
+    /// One for each reading that could not.
+    pub faults: Vec<Fault>,
+}
+
+/// What is left of a message after normalisation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Normalised {
+    /// Who speaks.
+    pub device: DeviceId,
+    /// What sort of device.
+    pub kind: DeviceKind,
+    /// Its part of city life.
+    pub domain: Domain,
+    /// In the order of the message.
+    pub observations: Vec<Observation>,
+    /// One for each reading that is refused.
+    pub faults: Vec<Fault>,
+}
+
+/// A reading in canonical unit and UTC, with place and quality. With the device of the [`Normalised`] around it,
+/// `property` and `time` are its identity.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observation {
+    /// What is measured.
+    pub property: PropertyIndex,
+    /// Phenomenon time.
+    pub time: Timestamp,
+    /// Finite, in the property's canonical unit, rounded to its resolution.
+    pub value: f64,
+    /// What is suspect about it.
+    pub flags: Flags,
+    /// Where, if known.
+    pub position: Option<Position>,
+    /// The district that holds the position.
+    pub district: Option<DistrictIndex>,
+    /// What was sent, where that differs.
+    pub original: Option<Box<Original>>,
+}
+
+/// A value as it was sent, where unit conversion changed it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Original {
+    /// The number sent.
+    pub value: f64,
+    /// Its UCUM unit.
+    pub unit: String,
+}
+
+bitflags::bitflags! {
+    /// Why an observation is suspect; none means trusted. The numbers are stored: never reuse one.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub struct Flags: u16 {
+        /// Outside the property's plausible range.
+        const OUT_OF_RANGE = 1;
+        /// Its time lies ahead of ours by more than clocks may differ.
+        const FUTURE = 2;
+        /// Its position lies outside every district's surroundings, or at (0, 0).
+        const OFF_CITY = 4;
+    }
+}
+
+impl Flags {
+    /// Whether default answers count it.
+    pub fn is_trusted(self) -> bool {
+        self.is_empty()
+    }
+
+    /// The flags' names in answers.
+    pub fn names(self) -> Vec<&'static str> {
+        [(Self::OUT_OF_RANGE, "out-of-range"), (Self::FUTURE, "future"), (Self::OFF_CITY, "off-city")]
+            .into_iter()
+            .filter_map(|(flag, name)| self.contains(flag).then_some(name))
+            .collect()
+    }
+}
+
+/// Why a message or a reading is refused. The words are stored and shown: never rename one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// No decoder is configured for the topic, or it is not of the decoder's form.
+    Topic,
+    /// The topic's device or kind is not an allowed name.
+    Name,
+    /// More bytes than a payload may have.
+    TooLarge,
+    /// More readings than a message may have.
+    TooManyReadings,
+    /// Nothing in it.
+    Empty,
+    /// Not UTF-8.
+    NotUtf8,
+    /// Not JSON.
+    NotJson,
+    /// JSON, but not of the payload's shape.
+    Shape,
+    /// No time.
+    MissingTime,
+    /// Not a time.
+    InvalidTime,
+    /// A time further in the past or future than the source allows.
+    AbsurdTime,
+    /// Off the globe.
+    InvalidPosition,
+    /// Not in the catalogue.
+    UnknownProperty,
+    /// Not a finite number, or not a code of the state.
+    InvalidValue,
+    /// Not a UCUM unit.
+    UnknownUnit,
+    /// A unit of another dimension.
+    WrongDimension,
+    /// The city already has as many devices as are allowed.
+    TooManyDevices,
+    /// Made the program panic: a fault of ours, reported as an error.
+    Panic,
+}
+
+impl Reason {
+    /// Every reason.
+    pub const ALL: [Self; 18] = [
+        Self::Topic,
+        Self::Name,
+        Self::TooLarge,
+        Self::TooManyReadings,
+        Self::Empty,
+        Self::NotUtf8,
+        Self::NotJson,
+        Self::Shape,
+        Self::MissingTime,
+        Self::InvalidTime,
+        Self::AbsurdTime,
+        Self::InvalidPosition,
+        Self::UnknownProperty,
+        Self::InvalidValue,
+        Self::UnknownUnit,
+        Self::WrongDimension,
+        Self::TooManyDevices,
+        Self::Panic,
+    ];
+
+    /// The word in the quarantine, in metrics and in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Topic => "topic",
+            Self::Name => "name",
+            Self::TooLarge => "too-large",
+            Self::TooManyReadings => "too-many-readings",
+            Self::Empty => "empty",
+            Self::NotUtf8 => "not-utf8",
+            Self::NotJson => "not-json",
+            Self::Shape => "shape",
+            Self::MissingTime => "missing-time",
+            Self::InvalidTime => "invalid-time",
+            Self::AbsurdTime => "absurd-time",
+            Self::InvalidPosition => "invalid-position",
+            Self::UnknownProperty => "unknown-property",
+            Self::InvalidValue => "invalid-value",
+            Self::UnknownUnit => "unknown-unit",
+            Self::WrongDimension => "wrong-dimension",
+            Self::TooManyDevices => "too-many-devices",
+            Self::Panic => "panic",
+        }
+    }
+}
+
+/// What is wrong with a message or one of its readings, precise enough to mend the sender.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Fault {
+    /// The sort of fault.
+    pub reason: Reason,
+    /// Where: a JSON pointer into the payload (`/readings/pm10/value`), a byte (`byte 17`), or empty for the whole.
+    pub at: String,
+    /// What was found and what is expected; texts from outside are cut short.
+    pub detail: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.reason.as_str())?;
+        if !self.at.is_empty() {
+            write!(formatter, " at {}", self.at)?;
+        }
+        write!(formatter, ": {}", self.detail)
+    }
+}

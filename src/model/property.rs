@@ -1,0 +1,226 @@
+//! The catalogue of observed properties: data in `schemas/properties.json`, never code.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
+
+/// The catalogue that is built into the program.
+const BUILT_IN: &str = include_str!("../../schemas/properties.json");
+
+/// A part of city life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Domain {
+    /// Traffic, parking, public transport.
+    Mobility,
+    /// Air, weather, noise, water.
+    Environment,
+    /// Meters, production, charging, lighting.
+    Energy,
+    /// Doors, panic buttons, crowding; never persons.
+    Security,
+}
+
+impl Domain {
+    /// The word used in topics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Mobility => "mobility",
+            Self::Environment => "environment",
+            Self::Energy => "energy",
+            Self::Security => "security",
+        }
+    }
+
+    /// The domain with that word in a topic.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Mobility, Self::Environment, Self::Energy, Self::Security].into_iter().find(|domain| domain.as_str() == word)
+    }
+}
+
+/// What a value says about the time around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// The state of a thing at an instant: a temperature.
+    Gauge,
+    /// A total that only grows, until it is reset or rolls over: an energy meter.
+    Counter,
+    /// How much happened since the reading before: vehicles counted, rain fallen.
+    Count,
+    /// A coded condition that holds until the next reading: a lamp that is on.
+    State,
+}
+
+/// How values are put together, in time and across devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Summary {
+    /// Ordinary numbers.
+    Arithmetic,
+    /// Angles in degrees: the mean is that of unit vectors.
+    Circular,
+    /// Levels in decibel: the mean is that of energies, `10 log10(mean(10^(L/10)))` (ISO 1996-1).
+    Energetic,
+    /// Codes: counted and timed, never averaged.
+    Coded,
+}
+
+/// A title in the two languages of the console.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Title {
+    /// Italian.
+    pub it: String,
+    /// English.
+    pub en: String,
+}
+
+/// The meaning of one code of a state property.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StateCode {
+    /// The word that payloads may use in place of the number.
+    pub id: String,
+    /// For people.
+    pub title: Title,
+}
+
+/// One observed property.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Property {
+    /// Its name in payloads, tables and addresses.
+    pub id: String,
+    /// For people.
+    pub title: Title,
+    /// The part of city life that it belongs to.
+    pub domain: Domain,
+    /// Canonical unit, a UCUM code.
+    pub unit: String,
+    /// What a value says about the time around it.
+    pub kind: Kind,
+    /// How values are put together.
+    pub summary: Summary,
+    /// Smallest plausible value, in the canonical unit.
+    pub min: f64,
+    /// Largest plausible value, in the canonical unit.
+    pub max: f64,
+    /// Values are rounded to a multiple of this: what real sensors resolve. Canonical unit.
+    pub resolution: f64,
+    /// Expected time between two readings of one device, in seconds, unless the registry says otherwise.
+    pub interval_s: u32,
+    /// The function of time that answers use when none is asked for.
+    pub in_time: String,
+    /// The function across devices that answers use when none is asked for.
+    pub across: String,
+    /// The codes of a state property, by their number in text.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub states: BTreeMap<String, StateCode>,
+}
+
+impl Property {
+    /// `value` rounded to the resolution. Dividing by a whole inverse gives the nearest double to the decimal number.
+    pub fn round(&self, value: f64) -> f64 {
+        let inverse = (1.0 / self.resolution).round();
+        if inverse >= 1.0 { (value * inverse).round() / inverse } else { (value / self.resolution).round() * self.resolution }
+    }
+}
+
+/// The place of a property in the running program's catalogue. Not stable over restarts: stores keep the id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PropertyIndex(pub u16);
+
+/// A catalogue cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogueError {
+    /// Not JSON of the catalogue's shape.
+    #[error("the catalogue is not valid")]
+    Malformed(#[source] serde_json::Error),
+    /// One entry contradicts itself or another.
+    #[error("{id}: {problem}")]
+    Entry { id: String, problem: &'static str },
+}
+
+/// All observed properties.
+#[derive(Clone, Debug)]
+pub struct Catalogue {
+    properties: Vec<Arc<Property>>,
+    by_id: HashMap<String, PropertyIndex>,
+}
+
+impl Catalogue {
+    /// The catalogue that is built into the program.
+    pub fn built_in() -> Self {
+        Self::parse(BUILT_IN).expect("a test reads the built-in catalogue")
+    }
+
+    /// Reads a catalogue: a JSON array of [`Property`].
+    pub fn parse(text: &str) -> Result<Self, CatalogueError> {
+        let properties: Vec<Arc<Property>> = serde_json::from_str(text).map_err(CatalogueError::Malformed)?;
+        let mut by_id = HashMap::with_capacity(properties.len());
+        for (index, property) in properties.iter().enumerate() {
+            let problem = |problem| CatalogueError::Entry { id: property.id.clone(), problem };
+            let index = u16::try_from(index).map_err(|_index| problem("a catalogue has at most 65,536 properties"))?;
+            let lowercase = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+            if property.id.is_empty() || !property.id.bytes().all(lowercase) {
+                return Err(problem("an id has lowercase letters, digits and _"));
+            }
+            if !(property.min <= property.max && property.min.is_finite() && property.max.is_finite()) {
+                return Err(problem("min must not exceed max"));
+            }
+            if !(property.resolution > 0.0 && property.resolution.is_finite()) || property.interval_s == 0 {
+                return Err(problem("resolution and interval must be above zero"));
+            }
+            if (property.kind == Kind::State) != (property.summary == Summary::Coded) || (property.kind == Kind::State) == property.states.is_empty() {
+                return Err(problem("states, and only states, are coded and list their codes"));
+            }
+            if property.states.keys().any(|code| code.parse::<i32>().is_err()) {
+                return Err(problem("a state's code is a whole number"));
+            }
+            if by_id.insert(property.id.clone(), PropertyIndex(index)).is_some() {
+                return Err(problem("the id appears twice"));
+            }
+        }
+        Ok(Self { properties, by_id })
+    }
+
+    /// The property with that id.
+    pub fn find(&self, id: &str) -> Option<PropertyIndex> {
+        self.by_id.get(id).copied()
+    }
+
+    /// The property at that place; an index comes from [`Catalogue::find`] of the same catalogue.
+    pub fn get(&self, index: PropertyIndex) -> &Arc<Property> {
+        self.properties.get(usize::from(index.0)).expect("an index comes from this catalogue")
+    }
+
+    /// All properties in the catalogue's order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (PropertyIndex, &Arc<Property>)> {
+        (0u16..).zip(&self.properties).map(|(index, property)| (PropertyIndex(index), property)).collect::<Vec<_>>().into_iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_catalogue_is_valid() {
+        let catalogue = Catalogue::parse(BUILT_IN).unwrap();
+        let pm10 = catalogue.get(catalogue.find("pm10").unwrap());
+        assert_eq!((pm10.unit.as_str(), pm10.domain), ("ug/m3", Domain::Environment));
+    }
+
+    #[test]
+    fn rounding_gives_the_nearest_double_of_the_decimal_number() {
+        let catalogue = Catalogue::built_in();
+        let mut property = Property::clone(catalogue.get(catalogue.find("pm10").unwrap()));
+        for (resolution, value, expected) in [(0.1, 0.1 + 0.2, 0.3), (0.01, 18.055_555, 18.06), (1.0, 2.5, 3.0), (5.0, 12.6, 15.0)] {
+            property.resolution = resolution;
+            assert_eq!(property.round(value).to_bits(), f64::to_bits(expected), "{value} at {resolution}");
+        }
+    }
+}

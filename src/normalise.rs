@@ -1,0 +1,184 @@
+//! From readings to observations: canonical unit, place, district, plausibility. Pure.
+//!
+//! A reading that cannot become an observation costs itself alone and is named in a [`Fault`]. What is merely doubtful
+//! is kept and flagged. Age alone never lowers trust: history may be replayed.
+
+mod unit;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use unit::{Conversions, UnitError};
+
+use crate::model::{
+    Catalogue, DistrictIndex, Districts, Fault, Flags, Kind, Normalised, Observation, Original, Position, Property, PropertyIndex, Reading,
+    Readings, Reason, Summary, Timestamp, Value,
+};
+
+/// Which times a source may send, against the time of receipt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeBounds {
+    /// Older readings are refused.
+    pub past_max: Duration,
+    /// Readings further ahead are refused.
+    pub future_max: Duration,
+    /// Readings further ahead, up to `future_max`, are flagged: the sender's clock is not believed.
+    pub skew_max: Duration,
+}
+
+/// Turns readings into observations.
+#[derive(Debug)]
+pub struct Normaliser {
+    catalogue: Arc<Catalogue>,
+    districts: Arc<Districts>,
+    conversions: Conversions,
+}
+
+/// A position with what follows from it; found once a message, since its readings mostly share one.
+#[derive(Clone, Copy)]
+struct Located {
+    position: Position,
+    district: Option<DistrictIndex>,
+    flags: Flags,
+}
+
+impl Normaliser {
+    /// Knows these properties and districts.
+    pub fn new(catalogue: Arc<Catalogue>, districts: Arc<Districts>) -> Self {
+        Self { catalogue, districts, conversions: Conversions::default() }
+    }
+
+    /// Normalises what was decoded of a message received at `received`; `installed` is where the registry places the
+    /// device, for messages that say nothing of it.
+    pub fn normalise(&self, readings: Readings<'_>, received: Timestamp, bounds: &TimeBounds, installed: Option<Position>) -> Normalised {
+        let Readings { device, kind, domain, readings, mut faults } = readings;
+        let mut observations = Vec::with_capacity(readings.len());
+        let mut located: Option<Located> = None;
+        for reading in readings {
+            let place = reading.position.or(installed).map(|position| match located {
+                Some(known) if known.position == position => known,
+                _ => *located.insert(self.locate(position)),
+            });
+            match self.observation(reading, received, bounds, place) {
+                Ok(observation) => observations.push(observation),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        Normalised { device, kind, domain, observations, faults }
+    }
+
+    fn locate(&self, position: Position) -> Located {
+        // (0, 0) is what receivers without a fix send.
+        let nowhere = position.longitude() == 0.0 && position.latitude() == 0.0;
+        let flags = if nowhere || self.districts.is_off_city(position) { Flags::OFF_CITY } else { Flags::empty() };
+        Located { position, district: self.districts.find(position), flags }
+    }
+
+    fn observation(
+        &self,
+        reading: Reading<'_>,
+        received: Timestamp,
+        bounds: &TimeBounds,
+        place: Option<Located>,
+    ) -> Result<Observation, Fault> {
+        let fault = |reason, detail| Fault { reason, at: format!("/readings/{}", excerpt(&reading.property)), detail };
+        let index = self
+            .catalogue
+            .find(&reading.property)
+            .ok_or_else(|| fault(Reason::UnknownProperty, "no property of that id is in the catalogue".to_owned()))?;
+        let property = self.catalogue.get(index);
+        let mut flags = check_time(reading.time, received, bounds).map_err(|detail| fault(Reason::AbsurdTime, detail))?;
+        let (value, original) = self.value(index, property, &reading).map_err(|(reason, detail)| fault(reason, detail))?;
+        if !(property.min..=property.max).contains(&value) {
+            flags |= Flags::OUT_OF_RANGE;
+        }
+        if let Some(place) = place {
+            flags |= place.flags;
+        }
+        Ok(Observation {
+            property: index,
+            time: reading.time,
+            value,
+            flags,
+            position: place.map(|place| place.position),
+            district: place.and_then(|place| place.district),
+            original,
+        })
+    }
+
+    /// The value in the canonical unit, and what was sent where a unit was converted.
+    fn value(&self, index: PropertyIndex, property: &Property, reading: &Reading<'_>) -> Result<(f64, Option<Box<Original>>), (Reason, String)> {
+        let number = match &reading.value {
+            Value::Number(number) if number.is_finite() => *number,
+            Value::Number(_other) => return Err((Reason::InvalidValue, "not a finite number".to_owned())),
+            Value::Word(word) => return state_code(property, word).map(|code| (code, None)),
+        };
+        if property.kind == Kind::State {
+            return listed(property, number).map(|code| (code, None));
+        }
+        let unit = reading.unit.as_deref().filter(|unit| *unit != property.unit);
+        let (converted, original) = match unit {
+            None => (number, None),
+            Some(unit) => {
+                let converted = self.conversions.convert(number, unit, index, &property.unit).map_err(|error| match error {
+                    UnitError::Unknown => (Reason::UnknownUnit, format!("{:?} is not a UCUM unit", excerpt(unit))),
+                    UnitError::Dimension => (Reason::WrongDimension, format!("{:?} cannot become {}", excerpt(unit), property.unit)),
+                })?;
+                (converted, Some(Box::new(Original { value: number, unit: unit.to_owned() })))
+            }
+        };
+        let mut value = property.round(converted);
+        if !value.is_finite() {
+            return Err((Reason::InvalidValue, "too large a number".to_owned()));
+        }
+        if property.summary == Summary::Circular && value == 360.0 {
+            value = 0.0;
+        }
+        // One zero: identical readings must have identical bits.
+        Ok((value + 0.0, original))
+    }
+}
+
+/// Refuses absurd times, flags doubtful ones.
+fn check_time(time: Timestamp, received: Timestamp, bounds: &TimeBounds) -> Result<Flags, String> {
+    let ahead = time.since(received);
+    if ahead > bounds.future_max {
+        return Err(format!("{time} lies more than {:?} ahead", bounds.future_max));
+    }
+    if received.since(time) > bounds.past_max {
+        return Err(format!("{time} lies more than {:?} back", bounds.past_max));
+    }
+    Ok(if ahead > bounds.skew_max { Flags::FUTURE } else { Flags::empty() })
+}
+
+fn state_code(property: &Property, word: &str) -> Result<f64, (Reason, String)> {
+    let unlisted = || (Reason::InvalidValue, format!("{:?} is not {}", excerpt(word), states(property)));
+    let code = property.states.iter().find(|(_code, state)| state.id == word).map(|(code, _state)| code.as_str());
+    let code = code.or(match word {
+        "true" if property.states.contains_key("1") => Some("1"),
+        "false" if property.states.contains_key("0") => Some("0"),
+        _ => None,
+    });
+    code.and_then(|code| code.parse().ok()).ok_or_else(unlisted)
+}
+
+fn listed(property: &Property, number: f64) -> Result<f64, (Reason, String)> {
+    let known = property.states.keys().any(|code| code.parse() == Ok(number));
+    if known { Ok(number + 0.0) } else { Err((Reason::InvalidValue, format!("{number} is not {}", states(property)))) }
+}
+
+fn states(property: &Property) -> String {
+    if property.states.is_empty() {
+        return "a number".to_owned();
+    }
+    let words: Vec<String> = property.states.iter().map(|(code, state)| format!("{code} ({})", state.id)).collect();
+    format!("one of {}", words.join(", "))
+}
+
+/// The beginning of a text from outside.
+fn excerpt(text: &str) -> String {
+    text.chars().take(60).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,5 @@
+//! Questions over history: aggregates, series and latest values.
+
+pub mod aggregate;
+pub mod function;
+pub mod window;

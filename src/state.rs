@@ -1,0 +1,22 @@
+//! What Conca knows between two batches: one embedded SQLite database, and its mirror in memory.
+//!
+//! [`Database`] is the only writer of the file. Whoever changes state takes a [`Turn`], computes on what [`Live`]
+//! shows, commits one transaction, and only then publishes the change to [`Live`]; a failed commit changes nothing.
+//! Readers look at [`Live`], or at the file through a [`Reader`] of their own.
+//!
+//! The database holds the intake log (what the stores have not yet made durable), the series' marks, the quarantine,
+//! the ledger and the alerts. History is not here: that is the stores' work.
+
+mod block;
+mod database;
+mod ledger;
+mod live;
+mod reader;
+
+pub use block::{Block, Lane, Origin, Place, Rows};
+pub use database::{
+    AlertChange, Commit, ConditionRow, Database, FollowerPosition, MergePlan, NewDevice, NewSeries, Quarantined, Restored, RestoredWork, StateError, Trim, Turn,
+};
+pub use ledger::{Counts, LedgerKey, LedgerMoves};
+pub use live::{Device, DeviceIndex, Latest, Live, Mark, Series, SeriesIndex, State, Tail};
+pub use reader::{LedgerRow, QuarantineFilter, QuarantineRow, Reader};

@@ -1,0 +1,676 @@
+//! The file and its only writer.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hashbrown::{HashMap, HashSet};
+use parking_lot::{Mutex, MutexGuard};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
+use uuid::Uuid;
+
+use super::block::{Block, Lane, Rows};
+use super::ledger::{Counts, LedgerKey, LedgerMoves};
+use super::live::{Device, DeviceIndex, Latest, Live, Mark, Series, SeriesIndex};
+use crate::model::{
+    Catalogue, DeviceId, DeviceKind, Districts, Domain, Fault, Message, PropertyIndex, SourceName, Timestamp,
+};
+
+const SCHEMA: &str = include_str!("schema.sql");
+const SCHEMA_VERSION: i64 = 1;
+
+/// The database cannot do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Another process works in the data folder.
+    #[error("{0} is in use by another process")]
+    InUse(PathBuf),
+    /// The folder or its lock cannot be made.
+    #[error("cannot use the data folder {path}")]
+    Folder { path: PathBuf, #[source] source: io::Error },
+    /// No room on the disk. Nothing has changed: retry once there is room.
+    #[error("no room on the disk for the state database")]
+    NoSpace(#[source] rusqlite::Error),
+    /// The file was written by a newer version of the program.
+    #[error("the state database has schema version {found}, this program knows {SCHEMA_VERSION}")]
+    NewerSchema { found: i64 },
+    /// The file holds what this program does not understand.
+    #[error("the state database is damaged: {0}")]
+    Damaged(String),
+    /// SQLite failed. Nothing has changed.
+    #[error("the state database failed")]
+    Sqlite(#[source] rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for StateError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => Self::NoSpace(error),
+            Some(ErrorCode::SystemIoFailure) if error.to_string().contains("full") => Self::NoSpace(error),
+            _ => Self::Sqlite(error),
+        }
+    }
+}
+
+/// A device seen for the first time; its index is the next free one.
+#[derive(Clone, Debug)]
+pub struct NewDevice {
+    /// Its name.
+    pub id: DeviceId,
+    /// What sort of device.
+    pub kind: DeviceKind,
+    /// Its part of city life.
+    pub domain: Domain,
+    /// When its message was received.
+    pub first_seen: Timestamp,
+}
+
+/// A series seen for the first time; its index is the next free one.
+#[derive(Clone, Copy, Debug)]
+pub struct NewSeries {
+    /// Whose.
+    pub device: DeviceIndex,
+    /// What.
+    pub property: PropertyIndex,
+}
+
+/// A message of which something is refused.
+#[derive(Clone, Debug)]
+pub struct Quarantined {
+    /// As received.
+    pub message: Message,
+    /// Whether nothing of it is stored.
+    pub whole: bool,
+    /// What is wrong, at least one.
+    pub faults: Vec<Fault>,
+}
+
+/// Where a rule stands with a device, in the alert engine's own form; `None` forgets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConditionRow {
+    /// The rule's id.
+    pub rule: String,
+    /// The device's name.
+    pub device: String,
+    /// JSON.
+    pub state: Option<String>,
+}
+
+/// An alert as it is after a transition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AlertChange {
+    /// The alert's id.
+    pub id: String,
+    /// When it became active.
+    pub activated: Timestamp,
+    /// The word of its status.
+    pub status: &'static str,
+    /// The alert, JSON.
+    pub alert: String,
+    /// The transition, JSON.
+    pub transition: String,
+}
+
+/// All effects of one batch: durable together, or not at all.
+#[derive(Clone, Debug, Default)]
+pub struct Commit {
+    /// In index order.
+    pub new_devices: Vec<NewDevice>,
+    /// In index order.
+    pub new_series: Vec<NewSeries>,
+    /// Rows that are certainly new.
+    pub ordered: Rows,
+    /// Rows to be compared with what is stored.
+    pub late: Rows,
+    /// The marks of all series that the rows touch.
+    pub marks: Vec<(SeriesIndex, Mark)>,
+    /// Digests of the batch's messages of QoS 1.
+    pub digests: Vec<u128>,
+    /// Messages of which something is refused.
+    pub quarantined: Vec<Quarantined>,
+    /// Changes of the ledger.
+    pub ledger: LedgerMoves,
+    /// Changed conditions.
+    pub conditions: Vec<ConditionRow>,
+    /// Changed alerts.
+    pub alerts: Vec<AlertChange>,
+}
+
+/// How far a store has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FollowerPosition {
+    /// Last block of the ordered lane that it holds durably.
+    pub ordered: u64,
+    /// Last block of the late lane.
+    pub late: u64,
+}
+
+/// What the ledger will say once late rows up to a block are merged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MergePlan {
+    /// Last block of the late lane that is merged.
+    pub late: u64,
+    /// Moves out of pending.
+    pub moves: LedgerMoves,
+}
+
+/// What the log need no longer hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trim {
+    /// Which store has come so far.
+    pub store: &'static str,
+    /// How far.
+    pub position: FollowerPosition,
+    /// What its merge moves in the ledger.
+    pub moves: LedgerMoves,
+    /// Digests to keep.
+    pub digests: usize,
+}
+
+/// What the file held at the start.
+#[derive(Debug, Default)]
+pub struct Restored {
+    /// By index.
+    pub devices: Vec<Device>,
+    /// By index, their marks as of the last commit.
+    pub series: Vec<Series>,
+    /// The log, oldest first.
+    pub blocks: Vec<(Lane, Block)>,
+    /// Digests of the last messages, oldest first.
+    pub digests: Vec<u128>,
+    /// Number of the last commit.
+    pub sequence: u64,
+    /// Where the rules stand.
+    pub conditions: Vec<ConditionRow>,
+    /// Alerts that are not cleared, JSON.
+    pub active_alerts: Vec<String>,
+    /// The newest rules put in place through the API.
+    pub rules: Option<String>,
+}
+
+/// The state database. One process at a time; one writer at a time.
+#[derive(Debug)]
+pub struct Database {
+    connection: Mutex<Connection>,
+    live: Arc<Live>,
+    districts: Arc<Districts>,
+    catalogue: Arc<Catalogue>,
+    path: PathBuf,
+    incarnation: Uuid,
+    _lock: File,
+}
+
+impl Database {
+    /// Opens or makes `state.sqlite` in `folder`, and locks the folder for this process.
+    pub fn open(folder: &Path, catalogue: &Arc<Catalogue>, districts: &Arc<Districts>) -> Result<(Self, RestoredWork), StateError> {
+        let problem = |source| StateError::Folder { path: folder.to_owned(), source };
+        std::fs::create_dir_all(folder).map_err(problem)?;
+        let lock = File::create(folder.join("lock")).map_err(problem)?;
+        lock.try_lock().map_err(|error| match error {
+            std::fs::TryLockError::WouldBlock => StateError::InUse(folder.to_owned()),
+            std::fs::TryLockError::Error(source) => problem(source),
+        })?;
+        let path = folder.join("state.sqlite");
+        let mut connection = Connection::open(&path)?;
+        connection.pragma_update(None, "journal_mode", "wal")?;
+        connection.pragma_update(None, "synchronous", "full")?;
+        connection.pragma_update(None, "foreign_keys", "on")?;
+        // A checkpoint syncs twice: rarer than SQLite's 4 MB, still bounded.
+        connection.pragma_update(None, "wal_autocheckpoint", 8_000)?;
+        connection.pragma_update(None, "journal_size_limit", 67_108_864)?;
+        connection.set_prepared_statement_cache_capacity(64);
+        migrate(&mut connection)?;
+        let incarnation = incarnation(&connection)?;
+        let restored = restore(&connection, catalogue, districts)?;
+        let work = RestoredWork {
+            digests: restored.digests.clone(),
+            conditions: restored.conditions.clone(),
+            active_alerts: restored.active_alerts.clone(),
+            rules: restored.rules.clone(),
+        };
+        let database = Self {
+            connection: Mutex::new(connection),
+            live: Arc::new(Live::new(restored)),
+            districts: Arc::clone(districts),
+            catalogue: Arc::clone(catalogue),
+            path,
+            incarnation,
+            _lock: lock,
+        };
+        Ok((database, work))
+    }
+
+    /// The mirror in memory.
+    pub fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
+    /// The identity of this life of the log.
+    pub fn incarnation(&self) -> Uuid {
+        self.incarnation
+    }
+
+    /// The database file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Waits for the writer's turn. Blocks: call it where blocking is allowed.
+    pub fn turn(&self) -> Turn<'_> {
+        Turn { connection: self.connection.lock(), database: self }
+    }
+}
+
+/// What the stages need of what the file held at the start.
+#[derive(Debug, Default)]
+pub struct RestoredWork {
+    /// Digests of the last messages, oldest first.
+    pub digests: Vec<u128>,
+    /// Where the rules stand.
+    pub conditions: Vec<ConditionRow>,
+    /// Alerts that are not cleared, JSON.
+    pub active_alerts: Vec<String>,
+    /// The newest rules put in place through the API.
+    pub rules: Option<String>,
+}
+
+/// The right to change state, one holder at a time: compute on [`Live`] what you want, then commit it.
+#[derive(Debug)]
+pub struct Turn<'a> {
+    connection: MutexGuard<'a, Connection>,
+    database: &'a Database,
+}
+
+impl Turn<'_> {
+    /// Makes all effects of a batch durable, then visible. Returns the commit's number. On an error nothing has happened.
+    pub fn commit(&mut self, commit: Commit) -> Result<u64, StateError> {
+        let Database { live, districts, catalogue, .. } = self.database;
+        let (devices, series) = {
+            let state = live.read();
+            (state.devices.len(), state.series.len())
+        };
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let sequence = {
+            let mut insert = transaction.prepare_cached("INSERT INTO batch (digests) VALUES (?1)")?;
+            let digests: Vec<u8> = commit.digests.iter().flat_map(|digest| digest.to_le_bytes()).collect();
+            insert.execute(params![digests])?;
+            u64::try_from(transaction.last_insert_rowid()).expect("row ids grow from 1")
+        };
+        insert_devices(&transaction, &commit, devices)?;
+        insert_series(&transaction, &commit, series, catalogue)?;
+        for (table, rows) in [("log_ordered", &commit.ordered), ("log_late", &commit.late)] {
+            if !rows.is_empty() {
+                let mut insert = transaction.prepare_cached(&format!("INSERT INTO {table} (sequence, block) VALUES (?1, ?2)"))?;
+                insert.execute(params![signed(sequence), rows.encode(districts)])?;
+            }
+        }
+        insert_quarantined(&transaction, &commit.quarantined)?;
+        add_to_ledger(&transaction, &commit.ledger)?;
+        write_conditions(&transaction, &commit.conditions)?;
+        write_alerts(&transaction, &commit.alerts)?;
+        transaction.commit()?;
+        live.publish(sequence, commit);
+        Ok(sequence)
+    }
+
+    /// How far a store has come; the beginning, if it is new.
+    pub fn follower(&self, store: &'static str) -> Result<FollowerPosition, StateError> {
+        let position = self
+            .connection
+            .prepare_cached("SELECT ordered, late FROM follower WHERE store = ?1")?
+            .query_row(params![store], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))
+            .optional()?;
+        Ok(position.map_or_else(FollowerPosition::default, |(ordered, late)| FollowerPosition {
+            ordered: unsigned(ordered),
+            late: unsigned(late),
+        }))
+    }
+
+    /// Notes what a merge is about to do, before it is done.
+    pub fn plan_merge(&mut self, store: &'static str, plan: &MergePlan) -> Result<(), StateError> {
+        let moves: Vec<(&LedgerKey, &Counts)> = plan.moves.iter().collect();
+        let moves = serde_json::to_string(&moves).expect("plain data always serialises");
+        self.connection
+            .prepare_cached("INSERT OR REPLACE INTO merge_plan (store, late, moves) VALUES (?1, ?2, ?3)")?
+            .execute(params![store, signed(plan.late), moves])?;
+        Ok(())
+    }
+
+    /// The merge that was planned and of whose end nothing is known.
+    pub fn planned_merge(&self, store: &'static str) -> Result<Option<MergePlan>, StateError> {
+        let row = self
+            .connection
+            .prepare_cached("SELECT late, moves FROM merge_plan WHERE store = ?1")?
+            .query_row(params![store], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)))
+            .optional()?;
+        row.map(|(late, moves)| {
+            let moves: Vec<(LedgerKey, Counts)> =
+                serde_json::from_str(&moves).map_err(|error| StateError::Damaged(format!("merge plan of {store}: {error}")))?;
+            Ok(MergePlan { late: unsigned(late), moves: moves.into_iter().collect() })
+        })
+        .transpose()
+    }
+
+    /// Takes back what a store now holds durably: its position, its ledger moves, and the end of the log become one
+    /// transaction, with the marks that can no longer be read from the log.
+    pub fn trim(&mut self, trim: &Trim) -> Result<(), StateError> {
+        let live = Arc::clone(&self.database.live);
+        let marks: Vec<(SeriesIndex, Mark)> = {
+            let state = live.read();
+            let gone = |blocks: &[Arc<Block>], position: u64| {
+                let end = blocks.partition_point(|block| block.sequence <= position);
+                blocks.get(..end).unwrap_or_default().to_vec()
+            };
+            let mut touched = HashSet::new();
+            for block in gone(&state.tail.ordered, trim.position.ordered).iter().chain(&gone(&state.tail.late, trim.position.late)) {
+                touched.extend(block.rows.series.iter().copied());
+            }
+            touched.into_iter().map(|index| (index, state.series_at(index).mark)).collect()
+        };
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        {
+            let mut update = transaction.prepare_cached("UPDATE series SET mark = ?2 WHERE id = ?1")?;
+            for (index, mark) in marks {
+                let mark = postcard::to_stdvec(&mark).expect("plain data always serialises");
+                update.execute(params![index.0, mark])?;
+            }
+        }
+        transaction
+            .prepare_cached("INSERT OR REPLACE INTO follower (store, ordered, late) VALUES (?1, ?2, ?3)")?
+            .execute(params![trim.store, signed(trim.position.ordered), signed(trim.position.late)])?;
+        transaction.prepare_cached("DELETE FROM log_ordered WHERE sequence <= ?1")?.execute(params![signed(trim.position.ordered)])?;
+        transaction.prepare_cached("DELETE FROM log_late WHERE sequence <= ?1")?.execute(params![signed(trim.position.late)])?;
+        transaction
+            .prepare_cached("DELETE FROM merge_plan WHERE store = ?1 AND late <= ?2")?
+            .execute(params![trim.store, signed(trim.position.late)])?;
+        add_to_ledger(&transaction, &trim.moves)?;
+        trim_digests(&transaction, trim.digests)?;
+        transaction.commit()?;
+        live.trim(trim.position.ordered, trim.position.late);
+        Ok(())
+    }
+
+    /// Drops the oldest quarantined messages beyond `bytes_max` or older than `oldest`; returns how many.
+    pub fn trim_quarantine(&mut self, bytes_max: u64, oldest: Timestamp) -> Result<usize, StateError> {
+        let old = self.connection.execute("DELETE FROM quarantine WHERE received < ?1", params![oldest.micros()])?;
+        let beyond: Option<i64> = self
+            .connection
+            .query_row(
+                "SELECT id FROM (SELECT id, sum(length(payload) + 256) OVER (ORDER BY id DESC) AS bytes FROM quarantine)
+                 WHERE bytes > ?1 ORDER BY id DESC LIMIT 1",
+                params![i64::try_from(bytes_max).unwrap_or(i64::MAX)],
+                |row| row.get(0),
+            )
+            .optional()?;
+        let large = match beyond {
+            Some(id) => self.connection.execute("DELETE FROM quarantine WHERE id <= ?1", params![id])?,
+            None => 0,
+        };
+        Ok(old + large)
+    }
+
+    /// Puts a new rules document in place; the changes that it causes are committed apart, under the same turn.
+    pub fn put_rules(&mut self, created: Timestamp, author: &str, document: &str) -> Result<u64, StateError> {
+        self.connection
+            .prepare_cached("INSERT INTO rules (created, author, document) VALUES (?1, ?2, ?3)")?
+            .execute(params![created.micros(), author, document])?;
+        Ok(unsigned(self.connection.last_insert_rowid()))
+    }
+
+    /// The alert of that id, JSON.
+    pub fn alert(&self, id: &str) -> Result<Option<String>, StateError> {
+        let mut select = self.connection.prepare_cached("SELECT alert FROM alert WHERE id = ?1")?;
+        Ok(select.query_row(params![id], |row| row.get(0)).optional()?)
+    }
+}
+
+fn insert_devices(transaction: &Transaction<'_>, commit: &Commit, first: usize) -> Result<(), StateError> {
+    for (offset, device) in commit.new_devices.iter().enumerate() {
+        transaction
+            .prepare_cached("INSERT INTO device (id, name, kind, domain, first_seen) VALUES (?1, ?2, ?3, ?4, ?5)")?
+            .execute(params![
+                signed((first + offset) as u64),
+                device.id.as_str(),
+                device.kind.as_str(),
+                device.domain.as_str(),
+                device.first_seen.micros()
+            ])?;
+    }
+    Ok(())
+}
+
+fn insert_series(transaction: &Transaction<'_>, commit: &Commit, first: usize, catalogue: &Catalogue) -> Result<(), StateError> {
+    for (offset, series) in commit.new_series.iter().enumerate() {
+        transaction.prepare_cached("INSERT INTO series (id, device, property) VALUES (?1, ?2, ?3)")?.execute(params![
+            signed((first + offset) as u64),
+            series.device.0,
+            catalogue.get(series.property).id
+        ])?;
+    }
+    Ok(())
+}
+
+fn insert_quarantined(transaction: &Transaction<'_>, quarantined: &[Quarantined]) -> Result<(), StateError> {
+    for Quarantined { message, whole, faults } in quarantined {
+        let reason = faults.first().map_or("", |fault| fault.reason.as_str());
+        let faults: Vec<_> = faults
+            .iter()
+            .map(|fault| serde_json::json!({ "reason": fault.reason.as_str(), "at": fault.at, "detail": fault.detail }))
+            .collect();
+        transaction
+            .prepare_cached(
+                "INSERT INTO quarantine (received, source, topic, payload, whole, reason, faults) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            )?
+            .execute(params![
+                message.received.micros(),
+                message.source.as_str(),
+                message.topic.as_ref(),
+                message.payload.as_ref(),
+                whole,
+                reason,
+                serde_json::Value::from(faults).to_string()
+            ])?;
+    }
+    Ok(())
+}
+
+fn add_to_ledger(transaction: &Transaction<'_>, moves: &LedgerMoves) -> Result<(), StateError> {
+    for (key, counts) in moves.iter() {
+        transaction
+            .prepare_cached(
+                "INSERT INTO ledger VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+                 ON CONFLICT (source, hour) DO UPDATE SET
+                    received = received + excluded.received, accepted = accepted + excluded.accepted,
+                    rejected = rejected + excluded.rejected, repeated = repeated + excluded.repeated, shed = shed + excluded.shed,
+                    readings = readings + excluded.readings, stored = stored + excluded.stored,
+                    duplicate = duplicate + excluded.duplicate, corrected = corrected + excluded.corrected,
+                    quarantined = quarantined + excluded.quarantined, pending = pending + excluded.pending",
+            )?
+            .execute(params![
+                key.source.as_str(),
+                key.hour.micros(),
+                counts.received,
+                counts.accepted,
+                counts.rejected,
+                counts.repeated,
+                counts.shed,
+                counts.readings,
+                counts.stored,
+                counts.duplicate,
+                counts.corrected,
+                counts.quarantined,
+                counts.pending
+            ])?;
+    }
+    Ok(())
+}
+
+fn write_conditions(transaction: &Transaction<'_>, conditions: &[ConditionRow]) -> Result<(), StateError> {
+    for ConditionRow { rule, device, state } in conditions {
+        match state {
+            Some(state) => transaction
+                .prepare_cached("INSERT OR REPLACE INTO condition (rule, device, state) VALUES (?1, ?2, ?3)")?
+                .execute(params![rule, device, state])?,
+            None => transaction.prepare_cached("DELETE FROM condition WHERE rule = ?1 AND device = ?2")?.execute(params![rule, device])?,
+        };
+    }
+    Ok(())
+}
+
+fn write_alerts(transaction: &Transaction<'_>, alerts: &[AlertChange]) -> Result<(), StateError> {
+    for change in alerts {
+        transaction
+            .prepare_cached("INSERT OR REPLACE INTO alert (id, activated, status, alert) VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![change.id, change.activated.micros(), change.status, change.alert])?;
+        transaction
+            .prepare_cached("INSERT INTO outbox (alert, transition) VALUES (?1, ?2)")?
+            .execute(params![change.id, change.transition])?;
+    }
+    Ok(())
+}
+
+fn trim_digests(transaction: &Transaction<'_>, keep: usize) -> Result<(), StateError> {
+    let mut select = transaction.prepare_cached("SELECT sequence, length(digests) / 16 FROM batch ORDER BY sequence DESC")?;
+    let mut rows = select.query([])?;
+    let mut kept = 0_i64;
+    let mut oldest = None;
+    while let Some(row) = rows.next()? {
+        if kept >= i64::try_from(keep).unwrap_or(i64::MAX) {
+            oldest = Some(row.get::<_, i64>(0)?);
+            break;
+        }
+        kept += row.get::<_, i64>(1)?;
+    }
+    if let Some(oldest) = oldest {
+        transaction.prepare_cached("DELETE FROM batch WHERE sequence <= ?1")?.execute(params![oldest])?;
+    }
+    Ok(())
+}
+
+fn migrate(connection: &mut Connection) -> Result<(), StateError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    match version {
+        0 => {
+            transaction.execute_batch(SCHEMA)?;
+            transaction.execute("INSERT INTO incarnation (id) VALUES (?1)", params![Uuid::new_v4().to_string()])?;
+            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        }
+        SCHEMA_VERSION => {}
+        found => return Err(StateError::NewerSchema { found }),
+    }
+    Ok(transaction.commit()?)
+}
+
+fn incarnation(connection: &Connection) -> Result<Uuid, StateError> {
+    let text: String = connection.query_row("SELECT id FROM incarnation", [], |row| row.get(0))?;
+    Uuid::parse_str(&text).map_err(|error| StateError::Damaged(format!("incarnation: {error}")))
+}
+
+fn restore(connection: &Connection, catalogue: &Catalogue, districts: &Districts) -> Result<Restored, StateError> {
+    let devices = restore_devices(connection)?;
+    let mut restored = Restored { devices, ..Restored::default() };
+    restore_series(connection, catalogue, &mut restored)?;
+    restore_blocks(connection, districts, &mut restored)?;
+    let mut select = connection.prepare("SELECT digests FROM batch ORDER BY sequence")?;
+    for digests in select.query_map([], |row| row.get::<_, Vec<u8>>(0))? {
+        restored.digests.extend(digests?.chunks_exact(16).filter_map(|bytes| bytes.try_into().ok()).map(u128::from_le_bytes));
+    }
+    let last: Option<i64> =
+        connection.query_row("SELECT seq FROM sqlite_sequence WHERE name = 'batch'", [], |row| row.get(0)).optional()?;
+    restored.sequence = last.map_or(0, unsigned);
+    let mut select = connection.prepare("SELECT rule, device, state FROM condition")?;
+    restored.conditions = select
+        .query_map([], |row| Ok(ConditionRow { rule: row.get(0)?, device: row.get(1)?, state: Some(row.get(2)?) }))?
+        .collect::<Result<_, _>>()?;
+    let mut select = connection.prepare("SELECT alert FROM alert WHERE status != 'cleared'")?;
+    restored.active_alerts = select.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    restored.rules =
+        connection.query_row("SELECT document FROM rules ORDER BY version DESC LIMIT 1", [], |row| row.get(0)).optional()?;
+    Ok(restored)
+}
+
+fn restore_devices(connection: &Connection) -> Result<Vec<Device>, StateError> {
+    let damaged = |what: &str, text: &str| StateError::Damaged(format!("device {what} {text:?}"));
+    let mut select = connection.prepare("SELECT id, name, kind, domain, first_seen FROM device ORDER BY id")?;
+    let mut rows = select.query([])?;
+    let mut devices = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (id, name, kind, domain): (i64, String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+        if unsigned(id) != devices.len() as u64 {
+            return Err(damaged("index out of order", &name));
+        }
+        devices.push(Device {
+            id: DeviceId::try_from(name.as_str()).map_err(|_invalid| damaged("name", &name))?,
+            kind: DeviceKind::try_from(kind.as_str()).map_err(|_invalid| damaged("kind", &kind))?,
+            domain: Domain::parse(&domain).ok_or_else(|| damaged("domain", &domain))?,
+            first_seen: Timestamp::from_micros_clamped(row.get(4)?),
+            series: Vec::new(),
+        });
+    }
+    Ok(devices)
+}
+
+fn restore_series(connection: &Connection, catalogue: &Catalogue, restored: &mut Restored) -> Result<(), StateError> {
+    let mut select = connection.prepare("SELECT device, property, mark FROM series ORDER BY id")?;
+    let mut rows = select.query([])?;
+    while let Some(row) = rows.next()? {
+        let (device, property, mark): (u32, String, Option<Vec<u8>>) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let property =
+            catalogue.find(&property).ok_or_else(|| StateError::Damaged(format!("the catalogue lacks the property {property:?}")))?;
+        let mark = match mark {
+            Some(bytes) => postcard::from_bytes(&bytes).map_err(|error| StateError::Damaged(format!("mark of a series: {error}")))?,
+            None => Mark::default(),
+        };
+        let index = SeriesIndex(u32::try_from(restored.series.len()).expect("devices times properties fit 32 bits"));
+        let owner = restored.devices.get_mut(device as usize).ok_or_else(|| StateError::Damaged("a series without device".into()))?;
+        owner.series.push((property, index));
+        restored.series.push(Series { device: DeviceIndex(device), property, mark });
+    }
+    Ok(())
+}
+
+fn restore_blocks(connection: &Connection, districts: &Districts, restored: &mut Restored) -> Result<(), StateError> {
+    let lanes: HashMap<&str, Lane> = [("log_ordered", Lane::Ordered), ("log_late", Lane::Late)].into_iter().collect();
+    for (table, lane) in lanes {
+        let mut select = connection.prepare(&format!("SELECT sequence, block FROM {table} ORDER BY sequence"))?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            let sequence = unsigned(row.get(0)?);
+            let rows = Rows::decode(&row.get::<_, Vec<u8>>(1)?, districts)
+                .map_err(|error| StateError::Damaged(format!("block {sequence} of {table}: {error}")))?;
+            restored.blocks.push((lane, Block { sequence, rows }));
+        }
+    }
+    restored.blocks.sort_by_key(|(_lane, block)| block.sequence);
+    for (_lane, block) in &restored.blocks {
+        for row in 0..block.rows.len() {
+            let (Some(series), Some(time), Some(value), Some(flags)) =
+                (block.rows.series.get(row), block.rows.time.get(row), block.rows.value.get(row), block.rows.flags.get(row))
+            else {
+                return Err(StateError::Damaged(format!("block {} has columns of unequal length", block.sequence)));
+            };
+            let series = restored
+                .series
+                .get_mut(series.0 as usize)
+                .ok_or_else(|| StateError::Damaged(format!("block {} has an unknown series", block.sequence)))?;
+            let position = block.rows.place_of(row).position.map(|position| (position.longitude(), position.latitude()));
+            series.mark.observe(Latest { time: *time, value: *value, flags: *flags, position });
+        }
+    }
+    Ok(())
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).expect("commits are numbered from 1 and never reach 2^63")
+}
+
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+/// Names a source of the ledger as it stands in the file.
+pub(super) fn source_name(text: &str) -> Result<SourceName, StateError> {
+    SourceName::try_from(text).map_err(|_invalid| StateError::Damaged(format!("source name {text:?}")))
+}

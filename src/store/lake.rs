@@ -1,0 +1,238 @@
+//! The embedded store: a Delta Lake table that follows the intake log.
+//!
+//! - **Exactly once.** A flush moves the log's ordered rows into the table and records the log's number as a Delta
+//!   application transaction in the same commit; what the table already says it holds is never written again. Late
+//!   rows wait in the log until a merge has compared them: new ones are appended, equal ones dropped, corrections
+//!   rewrite the files that hold them. Every version of the table is free of duplicates.
+//! - **Durable before trim.** Files, commit and folders are synced before the log forgets anything; after a crash in
+//!   between, the table is verified first.
+//! - **One snapshot.** A question sees one table version and exactly the log rows that it lacks. Vacuum deletes only what
+//!   has been unused for longer than any question may take.
+//!
+//! One task flushes, merges and maintains; questions run beside it.
+
+mod flush;
+mod maintain;
+mod merge;
+mod scan;
+mod table;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use deltalake::datafusion::error::DataFusionError;
+use deltalake::datafusion::execution::memory_pool::FairSpillPool;
+use deltalake::datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use deltalake::datafusion::prelude::SessionContext;
+use deltalake::delta_datafusion::DeltaSessionContext;
+use deltalake::{DeltaTable, DeltaTableError};
+use parking_lot::RwLock;
+
+pub use maintain::Maintenance;
+
+use crate::model::{Catalogue, Districts, Timestamp};
+use crate::state::{Database, FollowerPosition, StateError, Trim};
+
+/// The store's name among the followers of the log.
+pub const STORE: &str = "lake";
+
+/// The lake cannot do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum LakeError {
+    /// Neither a folder nor an address.
+    #[error("{0:?} is neither a folder nor the address of a table")]
+    Location(String),
+    /// Files that the table's newest version names are missing or cut short.
+    #[error("{} files of the table in {} are missing or cut short, first {:?}", files.len(), folder.display(), files.first())]
+    Broken { folder: PathBuf, files: Vec<String> },
+    /// The disk refuses.
+    #[error("cannot write or sync the table's files")]
+    Sync(#[source] std::io::Error),
+    /// Delta Lake failed. Nothing has changed: retry.
+    #[error("the table failed")]
+    Delta(#[from] DeltaTableError),
+    /// The query engine failed.
+    #[error("the query engine failed")]
+    Query(#[source] DataFusionError),
+    /// The question needs more memory than questions may have.
+    #[error("the question needs more memory than is allowed")]
+    TooLarge(#[source] DataFusionError),
+    /// The state database failed.
+    #[error("the state database failed")]
+    State(#[from] StateError),
+    /// The table holds what the program did not write.
+    #[error("the table holds an unknown {what}: {text:?}")]
+    Unknown { what: &'static str, text: String },
+    /// The program is stopping.
+    #[error("the program is stopping")]
+    Stopped,
+}
+
+impl From<DataFusionError> for LakeError {
+    fn from(error: DataFusionError) -> Self {
+        match error.find_root() {
+            DataFusionError::ResourcesExhausted(_) => Self::TooLarge(error),
+            _ => Self::Query(error),
+        }
+    }
+}
+
+/// How the lake works.
+#[derive(Clone, Debug)]
+pub struct LakeSettings {
+    /// Address or folder; empty means `lake` in the data folder.
+    pub url: String,
+    /// This node's id: part of the application transactions' ids.
+    pub node: String,
+    /// Memory of all questions and maintenance together, in bytes.
+    pub memory_max: usize,
+    /// Digests of messages that the state keeps.
+    pub digests: usize,
+    /// Rows that one merge of late rows takes at most.
+    pub merge_rows_max: usize,
+}
+
+/// What the lake says of itself.
+#[derive(Clone, Debug)]
+pub struct LakeStatus {
+    /// Delta version.
+    pub version: u64,
+    /// Files of that version.
+    pub files: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Their rows.
+    pub rows: u64,
+    /// How far it follows the log.
+    pub position: FollowerPosition,
+}
+
+/// The table that questions see, and the log's part that it holds.
+#[derive(Clone, Debug)]
+struct Published {
+    table: Arc<DeltaTable>,
+    position: FollowerPosition,
+}
+
+/// The embedded store.
+pub struct Lake {
+    database: Arc<Database>,
+    catalogue: Arc<Catalogue>,
+    districts: Arc<Districts>,
+    settings: LakeSettings,
+    runtime: Arc<RuntimeEnv>,
+    published: RwLock<Published>,
+    /// Held by whoever changes the table: one at a time.
+    writer: tokio::sync::Mutex<()>,
+}
+
+impl std::fmt::Debug for Lake {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Lake").field("published", &*self.published.read()).finish_non_exhaustive()
+    }
+}
+
+impl Lake {
+    /// Opens or makes the table, and settles what a crash may have left between table and log.
+    pub async fn open(
+        data: &Path,
+        database: Arc<Database>,
+        catalogue: Arc<Catalogue>,
+        districts: Arc<Districts>,
+        settings: LakeSettings,
+    ) -> Result<Self, LakeError> {
+        let url = table::location(&settings.url, &data.join("lake"))?;
+        let table = table::open_or_create(&url).await?;
+        let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(settings.memory_max))).build_arc()?;
+        let lake = Self {
+            published: RwLock::new(Published { table: Arc::new(table), position: FollowerPosition::default() }),
+            database,
+            catalogue,
+            districts,
+            settings,
+            runtime,
+            writer: tokio::sync::Mutex::new(()),
+        };
+        lake.settle().await?;
+        Ok(lake)
+    }
+
+    /// Brings the log's positions up to what the table says it holds.
+    async fn settle(&self) -> Result<(), LakeError> {
+        let table = Arc::clone(&self.published.read().table);
+        let held = FollowerPosition {
+            ordered: self.transaction(&table, &self.ordered_id()).await?,
+            late: self.transaction(&table, &self.late_id()).await?,
+        };
+        let (known, planned) = {
+            let turn = self.database.turn();
+            (turn.follower(STORE)?, turn.planned_merge(STORE)?)
+        };
+        if held.ordered > known.ordered || held.late > known.late {
+            tracing::info!(held = held.ordered, known = known.ordered, "the table is ahead of the log's end: verifying it");
+            table::verify(&table).await?;
+            table::sync_commit(&table, table.version().unwrap_or(0)).await?;
+            let moves = planned.filter(|plan| plan.late == held.late && held.late > known.late).map(|plan| plan.moves).unwrap_or_default();
+            let trim = Trim { store: STORE, position: held, moves, digests: self.settings.digests };
+            self.database.turn().trim(&trim)?;
+        }
+        self.published.write().position = held;
+        Ok(())
+    }
+
+    fn ordered_id(&self) -> String {
+        format!("conca/{}/{}/ordered", self.settings.node, self.database.incarnation())
+    }
+
+    fn late_id(&self) -> String {
+        format!("conca/{}/{}/late", self.settings.node, self.database.incarnation())
+    }
+
+    async fn transaction(&self, table: &DeltaTable, id: &str) -> Result<u64, LakeError> {
+        let version = table.snapshot()?.transaction_version(&table.log_store(), id).await?;
+        Ok(version.and_then(|version| u64::try_from(version).ok()).unwrap_or(0))
+    }
+
+    /// Makes a new table version and log end visible together, and trims the log.
+    async fn publish(&self, table: DeltaTable, trim: Trim) -> Result<(), LakeError> {
+        let database = Arc::clone(&self.database);
+        let position = trim.position;
+        // Questions must not see the old version with the trimmed log: the new pair comes first.
+        *self.published.write() = Published { table: Arc::new(table), position };
+        tokio::task::spawn_blocking(move || database.turn().trim(&trim)).await.map_err(|_stopped| LakeError::Stopped)??;
+        Ok(())
+    }
+
+    fn replace_table(&self, table: DeltaTable) {
+        self.published.write().table = Arc::new(table);
+    }
+
+    /// A session for one question or one piece of maintenance; all share one bounded pool of memory.
+    fn session(&self) -> SessionContext {
+        DeltaSessionContext::with_runtime_env(Arc::clone(&self.runtime)).into_inner()
+    }
+
+    /// What it holds.
+    pub fn status(&self) -> Result<LakeStatus, LakeError> {
+        let published = self.published.read().clone();
+        let snapshot = published.table.snapshot()?;
+        let (mut files, mut bytes, mut rows) = (0, 0, 0);
+        for file in snapshot.log_data().iter() {
+            files += 1;
+            bytes += u64::try_from(file.size()).unwrap_or(0);
+            rows += file.num_records().unwrap_or(0) as u64;
+        }
+        Ok(LakeStatus { version: published.table.version().unwrap_or(0), files, bytes, rows, position: published.position })
+    }
+
+    /// Deletes partitions whose day is over since before `oldest`.
+    pub async fn drop_before(&self, oldest: Timestamp) -> Result<usize, LakeError> {
+        self.drop_partitions_before(oldest).await
+    }
+
+    /// Deletes files that no version has used for `unused`.
+    pub async fn vacuum(&self, unused: Duration) -> Result<usize, LakeError> {
+        self.vacuum_files(unused).await
+    }
+}
