@@ -8,8 +8,10 @@
 //! alert. Silence is judged against our clock, only after a backlog has drained, so that Conca's own outage is not the
 //! devices'; a retained message is no sign of life.
 
+mod desk;
 mod engine;
 mod rule;
 
+pub use desk::{Desk, DeskError};
 pub use engine::{Alert, ConditionRecord, Effects, Engine, Evidence, Facts, Mark, Observed, Standing, Status, Step, Transition};
-pub use rule::{Applies, Condition, DurationText, Problem, Rule, RuleDocument, Rules, Severity, rules_schema};
+pub use rule::{Applies, Condition, Problem, Rule, RuleDocument, Rules, Severity, rules_schema};

@@ -13,17 +13,19 @@
 //! `subscribe` and `ack` await (bytebeamio/rumqtt#263, #1025). It never publishes and never allows topic aliases
 //! (#1056).
 
+mod listening;
 mod session;
 mod tls;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+pub use listening::Listening;
 pub use session::run;
 
 use crate::model::{Message, SourceName, Timestamp};
@@ -93,7 +95,15 @@ pub struct Tls {
 pub struct Delivery {
     /// The message.
     pub message: Message,
+    /// What is left to do with it.
+    pub receipt: Receipt,
+}
+
+/// The right to acknowledge a message, and its share of the queue's memory. Dropped unused, the broker delivers the message again.
+#[derive(Debug)]
+pub struct Receipt {
     acknowledgement: Option<Acknowledgement>,
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
@@ -104,22 +114,87 @@ struct Acknowledgement {
     queue: mpsc::Sender<(u64, u16)>,
 }
 
-impl Delivery {
-    /// A message that nobody waits for.
-    pub fn unacknowledged(message: Message) -> Self {
-        Self { message, acknowledgement: None }
-    }
-
+impl Receipt {
     /// Tells the broker that the message is safe. Call it only once it is durable, and in order of receipt.
-    pub fn acknowledge(self) -> Message {
+    pub fn acknowledge(self) {
         if let Some(Acknowledgement { generation, packet, queue }) = self.acknowledgement
             && let Err(mpsc::error::TrySendError::Full(_)) = queue.try_send((generation, packet))
         {
             // Cannot happen: the queue is longer than what can be on its way. The broker would deliver it again.
             tracing::error!(packet, "the queue of acknowledgements is full");
         }
-        self.message
     }
+}
+
+/// The way into the queue of messages that wait for the commit, bounded in number and in memory. When it is full, sources
+/// stop reading; QoS 0 is shed and counted.
+#[derive(Clone, Debug)]
+pub struct Inlet {
+    queue: mpsc::Sender<Delivery>,
+    room: Arc<Semaphore>,
+    bytes_max: usize,
+}
+
+/// How full the queue is.
+#[derive(Clone, Debug)]
+pub struct Depth(mpsc::WeakSender<Delivery>);
+
+impl Depth {
+    /// Messages that wait, and that may wait.
+    pub fn get(&self) -> (usize, usize) {
+        self.0.upgrade().map_or((0, 0), |queue| (queue.max_capacity() - queue.capacity(), queue.max_capacity()))
+    }
+}
+
+/// Why a message does not fit in.
+#[derive(Debug)]
+enum Refused {
+    Full(Delivery),
+    Closed,
+}
+
+/// A queue of at most so many messages, which together take at most so many bytes.
+pub fn queue(messages_max: usize, bytes_max: usize) -> (Inlet, mpsc::Receiver<Delivery>) {
+    let (queue, messages) = mpsc::channel(messages_max);
+    (Inlet { queue, room: Arc::new(Semaphore::new(bytes_max)), bytes_max }, messages)
+}
+
+impl Inlet {
+    /// A look at how full it is, which does not keep it open.
+    pub fn depth(&self) -> Depth {
+        Depth(self.queue.downgrade())
+    }
+
+    fn try_send(&self, mut delivery: Delivery) -> Result<(), Refused> {
+        let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(self.bytes_of(&delivery)) else { return Err(Refused::Full(delivery)) };
+        delivery.receipt._room = Some(room);
+        self.queue.try_send(delivery).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(mut delivery) => {
+                delivery.receipt._room = None;
+                Refused::Full(delivery)
+            }
+            mpsc::error::TrySendError::Closed(_) => Refused::Closed,
+        })
+    }
+
+    /// Waits until there is room for a message; cancelling it loses nothing. `false` once nobody takes messages any more.
+    async fn wait_for_room(&self, delivery: &Delivery) -> bool {
+        let (room, place) = tokio::join!(self.room.acquire_many(self.bytes_of(delivery)), self.queue.reserve());
+        room.is_ok() && place.is_ok()
+    }
+
+    /// What a message takes; one that is larger than everything there is takes all of it.
+    fn bytes_of(&self, delivery: &Delivery) -> u32 {
+        /// What is kept with each message.
+        const OVERHEAD: usize = 256;
+        let Message { payload, topic, .. } = &delivery.message;
+        u32::try_from((payload.len() + topic.len() + OVERHEAD).min(self.bytes_max)).unwrap_or(u32::MAX)
+    }
+}
+
+/// Whether a topic filter, without `$share`, holds a topic.
+pub fn matches(filter: &str, topic: &str) -> bool {
+    rumqttc::matches(topic, filter)
 }
 
 /// What a source says of itself.
@@ -137,6 +212,8 @@ pub struct SourceStatus {
     pub broker_dropped: AtomicU64,
     /// Connections so far.
     pub connections: AtomicU64,
+    /// When the last message came; microseconds, zero before the first.
+    heard: AtomicI64,
     last: Mutex<LastChange>,
 }
 
@@ -156,6 +233,7 @@ impl SourceStatus {
             shed: AtomicU64::new(0),
             broker_dropped: AtomicU64::new(0),
             connections: AtomicU64::new(0),
+            heard: AtomicI64::new(0),
             last: Mutex::default(),
         })
     }
@@ -168,6 +246,12 @@ impl SourceStatus {
     /// Since when it is ready or not, if it ever changed.
     pub fn since(&self) -> Option<Timestamp> {
         self.last.lock().since
+    }
+
+    /// When the last message came, if any did.
+    pub fn heard(&self) -> Option<Timestamp> {
+        let micros = self.heard.load(Ordering::Relaxed);
+        (micros != 0).then(|| Timestamp::from_micros_clamped(micros))
     }
 
     /// What went wrong last, if it is not ready.

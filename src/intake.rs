@@ -7,13 +7,13 @@
 //!
 //! Left out: alerts (the caller adds their effects to the same commit) and everything about transport.
 
+mod gate;
 mod repeats;
-
-use std::sync::Arc;
 
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry as Slot;
 
+pub use gate::{Gate, GateLimits, Pause, disk_free};
 pub use repeats::Repeats;
 
 use crate::model::{Fault, Message, Normalised, Observation, PropertyIndex, Reason, Timestamp};
@@ -48,6 +48,8 @@ pub struct Step {
     pub commit: Commit,
     /// By message, in order.
     pub settled: Vec<Settled>,
+    /// By observation of the accepted messages, in order.
+    pub lanes: Vec<Lane>,
 }
 
 /// Bounds of the step.
@@ -187,6 +189,7 @@ impl<'a> Work<'a> {
         let time = observation.time.micros();
         let future = observation.flags.contains(crate::model::Flags::FUTURE);
         let lane = if !future && mark.is_ahead_of_all(time) { Lane::Ordered } else { Lane::Late };
+        self.step.lanes.push(lane);
         let position = observation.position.map(|position| (position.longitude(), position.latitude()));
         mark.observe(Latest { time, value: observation.value, flags: observation.flags.bits(), position });
         let rows = match lane {

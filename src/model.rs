@@ -4,13 +4,17 @@
 //! reads a clock, a file or the network (the one [`SystemClock`] is handed in by whoever wires the program).
 
 mod district;
+mod duration;
 mod id;
+mod installation;
 mod observation;
 mod position;
 mod property;
 mod time;
 
 pub use district::{District, DistrictIndex, Districts, DistrictsError};
+pub use duration::{DurationText, InvalidDuration};
+pub use installation::{Installations, InstallationsError};
 pub use id::{DeviceId, DeviceKind, InvalidName, SourceName};
 pub use observation::{Flags, Fault, Message, Normalised, Observation, Original, Reading, Readings, Reason, Service, Value};
 pub use position::{InvalidPosition, Position};

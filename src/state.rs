@@ -15,8 +15,8 @@ mod reader;
 
 pub use block::{Block, Lane, Origin, Place, Rows};
 pub use database::{
-    AlertChange, Commit, ConditionRow, Database, FollowerPosition, MergePlan, NewDevice, NewSeries, Quarantined, Restored, RestoredWork, StateError, Trim, Turn,
+    AlertChange, Commit, ConditionRow, Database, FollowerPosition, MergePlan, NewDevice, NewRules, NewSeries, Quarantined, Restored, RestoredWork, StateError, Trim, Turn,
 };
 pub use ledger::{Counts, LedgerKey, LedgerMoves};
-pub use live::{Device, DeviceIndex, Latest, Live, Mark, Series, SeriesIndex, State, Tail};
+pub use live::{Device, DeviceIndex, Event, Latest, Live, Mark, Series, SeriesIndex, State, Tail};
 pub use reader::{LedgerRow, QuarantineFilter, QuarantineRow, Reader};

@@ -2,8 +2,10 @@
 //!
 //! [`Lake`] is the embedded store. Whatever it answers, no identity (device, property, time) is counted twice.
 
+mod keeper;
 mod lake;
 mod selection;
 
+pub use keeper::{Keeper, KeeperFailure, Schedule};
 pub use lake::{Lake, LakeError, LakeSettings, LakeStatus, Maintenance, STORE};
 pub use selection::{Area, Chunk, Chunks, Detail, Order, Selection, NO_DISTRICT};

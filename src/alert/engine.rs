@@ -5,8 +5,8 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
-use super::rule::{Condition, DurationText, Rule, Rules, Severity, Test};
-use crate::model::{DeviceId, DeviceKind, Domain, Flags, PropertyIndex, Timestamp};
+use super::rule::{Condition, Rule, Rules, Severity, Test};
+use crate::model::{DeviceId, DeviceKind, Domain, DurationText, Flags, PropertyIndex, Timestamp};
 
 /// An observation as evidence.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -26,6 +26,16 @@ pub enum Status {
     Active,
     /// It is over.
     Cleared,
+}
+
+impl Status {
+    /// Its word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Cleared => "cleared",
+        }
+    }
 }
 
 /// Who did something, and when.
@@ -173,21 +183,17 @@ pub struct Facts<'a> {
     pub district: Option<&'a str>,
 }
 
-/// An accepted observation.
+/// An observation ahead of all others of its series.
 #[derive(Clone, Copy, Debug)]
 pub struct Observed {
     /// What is measured.
     pub property: PropertyIndex,
     /// Phenomenon time.
     pub time: Timestamp,
-    /// When it was received.
-    pub received: Timestamp,
     /// Canonical unit.
     pub value: f64,
     /// What is suspect.
     pub flags: Flags,
-    /// Whether it is a sign of life: not sent because it was retained.
-    pub is_live: bool,
 }
 
 type Key = (usize, DeviceId);
@@ -261,7 +267,8 @@ pub struct Step<'a> {
 }
 
 impl Step<'_> {
-    /// Looks at an observation of a device.
+    /// Looks at an observation of a device, which must be ahead of its series' watermark: late data neither raises nor
+    /// clears an alert.
     pub fn observe(&mut self, facts: Facts<'_>, observed: Observed) {
         let engine = self.engine;
         if let Some(places) = engine.rules.by_property.get(&observed.property)
@@ -271,10 +278,12 @@ impl Step<'_> {
                 self.look(*place, facts, observed);
             }
         }
-        if observed.is_live {
-            for place in &engine.rules.silences {
-                self.sign_of_life(*place, facts, observed);
-            }
+    }
+
+    /// Looks at the newest observation of a message, which must not be a retained one: those are no sign of life.
+    pub fn hear(&mut self, facts: Facts<'_>, newest: Evidence, received: Timestamp) {
+        for place in &self.engine.rules.silences {
+            self.sign_of_life(*place, facts, newest, received);
         }
     }
 
@@ -393,7 +402,7 @@ impl Step<'_> {
         Standing::Active { alert: Box::new(alert) }
     }
 
-    fn sign_of_life(&mut self, place: usize, facts: Facts<'_>, observed: Observed) {
+    fn sign_of_life(&mut self, place: usize, facts: Facts<'_>, newest: Evidence, received: Timestamp) {
         /// A sign of life is written down at most so often: what a restart forgets of it, it listens anew for anyway.
         const WRITE_AFTER: Duration = Duration::from_secs(10);
         let Some(rule) = self.engine.rules.rules.get(place) else { return };
@@ -401,7 +410,7 @@ impl Step<'_> {
             return;
         }
         // A clock ahead of ours is no promise of life to come.
-        let time = observed.time.min(observed.received);
+        let time = newest.time.min(received);
         let key = (place, facts.device.clone());
         let known = self.record(&key);
         let standing = known.map_or(Standing::Quiet, |record| record.standing.clone());
@@ -412,12 +421,11 @@ impl Step<'_> {
         if let Standing::Active { alert } = standing {
             // Only an observation that is itself not too old ends a silence: a backlog does not.
             let Test::Silence { after } = rule.test else { return };
-            if observed.received.since(time) > after {
+            if received.since(time) > after {
                 return;
             }
             let mark = Mark { at: time, by: "rule".to_owned(), comment: None };
-            let evidence = Evidence { time: observed.time, value: observed.value };
-            self.transitions.push(Transition::Cleared { alert: cleared(*alert, mark, Some(evidence)) });
+            self.transitions.push(Transition::Cleared { alert: cleared(*alert, mark, Some(newest)) });
         }
         let record = ConditionRecord {
             rule: rule.document.id.clone(),

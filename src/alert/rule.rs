@@ -1,13 +1,12 @@
 //! Rules as data: a JSON document, checked as a whole on load.
 
-use std::fmt;
 use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::model::{Catalogue, DeviceId, DeviceKind, Districts, Domain, PropertyIndex, Title};
+use crate::model::{Catalogue, DeviceId, DeviceKind, Districts, Domain, DurationText, PropertyIndex, Title};
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
@@ -19,61 +18,6 @@ pub enum Severity {
     Warning,
     /// To act on now.
     Critical,
-}
-
-/// A duration as text: a whole number and `s`, `m`, `h` or `d`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DurationText(pub Duration);
-
-impl DurationText {
-    fn parse(text: &str) -> Option<Self> {
-        let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-        let seconds = match unit {
-            "s" => 1,
-            "m" => 60,
-            "h" => 3_600,
-            "d" => 86_400,
-            _ => return None,
-        };
-        digits.parse::<u32>().ok().map(|number| Self(Duration::from_secs(u64::from(number) * seconds)))
-    }
-}
-
-impl fmt::Display for DurationText {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.0.as_secs();
-        let (number, unit) = match seconds {
-            0 => (0, 's'),
-            _ if seconds.is_multiple_of(86_400) => (seconds / 86_400, 'd'),
-            _ if seconds.is_multiple_of(3_600) => (seconds / 3_600, 'h'),
-            _ if seconds.is_multiple_of(60) => (seconds / 60, 'm'),
-            _ => (seconds, 's'),
-        };
-        write!(formatter, "{number}{unit}")
-    }
-}
-
-impl Serialize for DurationText {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for DurationText {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Self::parse(&text).ok_or_else(|| serde::de::Error::custom(format!("{text:?} is not a duration such as 90s, 10m, 6h or 7d")))
-    }
-}
-
-impl schemars::JsonSchema for DurationText {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Duration".into()
-    }
-
-    fn json_schema(_generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": "string", "pattern": "^[0-9]{1,9}[smhd]$", "description": "A duration: 90s, 10m, 6h, 7d." })
-    }
 }
 
 /// Which devices a rule watches; an empty list means all.

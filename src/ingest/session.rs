@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::tls;
-use super::{Acknowledgement, Delivery, IngestError, Settings, SourceStatus};
+use super::{Acknowledgement, Delivery, IngestError, Inlet, Receipt, Refused, Settings, SourceStatus};
 use crate::model::{Clock, Message, Service};
 
 /// Where brokers such as Mosquitto count what they dropped of their own.
@@ -25,16 +25,17 @@ const BROKER_DROPPED: &str = "$SYS/broker/publish/messages/dropped";
 /// Requests that wait for the polling task: acknowledgements and subscriptions.
 const REQUESTS: usize = 1_024;
 
-/// Messages that are held back at most while a full queue stops the reading: only what keep-alive drags along.
+/// Messages and bytes that are held back at most while a full queue stops the reading: only what keep-alive drags along.
 const HELD_MAX: usize = 4_096;
+const HELD_BYTES_MAX: usize = 16_777_216;
 
 /// Runs a source until `stop` is cancelled and every acknowledgement has left.
 ///
-/// `queue` takes the messages; its capacity bounds what is on its way, and `settled` tells that whoever empties it has
-/// finished. Fails only where the configuration cannot work.
+/// `inlet` takes the messages; its bounds hold for what is on its way, and `settled` tells that whoever empties the queue
+/// has finished. Fails only where the configuration cannot work.
 pub async fn run(
     settings: Settings,
-    queue: mpsc::Sender<Delivery>,
+    inlet: Inlet,
     status: Arc<SourceStatus>,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
@@ -43,7 +44,7 @@ pub async fn run(
     let options = options(&settings)?;
     let (client, eventloop) = AsyncClient::new(options, REQUESTS);
     // Longer than everything that can be unacknowledged here, so that settling never waits for the network.
-    let unacknowledged_max = queue.max_capacity() + HELD_MAX + 65_536;
+    let unacknowledged_max = inlet.depth().get().1 + HELD_MAX + 65_536;
     let (acknowledgements, to_send) = mpsc::channel(unacknowledged_max);
     let generation = Arc::new(Mutex::new(0));
     let session = Session {
@@ -54,7 +55,7 @@ pub async fn run(
         generation: Arc::clone(&generation),
         held: VecDeque::new(),
         acknowledgements,
-        queue: Some(queue),
+        inlet: Some(inlet),
         settings,
         status,
     };
@@ -116,7 +117,7 @@ struct Session {
     held: VecDeque<Delivery>,
     acknowledgements: mpsc::Sender<(u64, u16)>,
     /// Gone once the source is to stop.
-    queue: Option<mpsc::Sender<Delivery>>,
+    inlet: Option<Inlet>,
     backoff: Duration,
 }
 
@@ -221,19 +222,20 @@ impl Session {
             return true;
         }
         self.status.received.fetch_add(1, Ordering::Relaxed);
-        let Some(delivery) = self.delivery(publish) else { return true };
-        let Some(queue) = &self.queue else { return true };
+        let delivery = self.delivery(publish);
+        self.status.heard.store(delivery.message.received.micros(), Ordering::Relaxed);
+        let Some(inlet) = &self.inlet else { return true };
         if !self.held.is_empty() {
             self.hold(delivery);
             return true;
         }
-        match queue.try_send(delivery) {
+        match inlet.try_send(delivery) {
             Ok(()) => true,
-            Err(mpsc::error::TrySendError::Full(delivery)) => {
+            Err(Refused::Full(delivery)) => {
                 self.hold(delivery);
                 true
             }
-            Err(mpsc::error::TrySendError::Closed(_)) => false,
+            Err(Refused::Closed) => false,
         }
     }
 
@@ -246,7 +248,7 @@ impl Session {
         }
     }
 
-    fn delivery(&self, publish: Publish) -> Option<Delivery> {
+    fn delivery(&self, publish: Publish) -> Delivery {
         let (service, acknowledgement) = match publish.qos {
             QoS::AtMostOnce => (Service::AtMostOnce, None),
             // Subscriptions ask for QoS 1 at most, so 2 never comes; if it did, the session would say so by a protocol error.
@@ -268,7 +270,7 @@ impl Session {
             service,
             retained: publish.retain,
         };
-        Some(Delivery { message, acknowledgement })
+        Delivery { message, receipt: Receipt { acknowledgement, _room: None } }
     }
 
     fn broker_statistics(&self, publish: &Publish) {
@@ -281,21 +283,29 @@ impl Session {
 
     /// Waits until the queue has taken what is held, without reading the socket; keep-alive goes on.
     async fn make_room(&mut self) -> Result<bool, Broken> {
-        while !self.held.is_empty() {
-            let Some(queue) = self.queue.clone() else { return Ok(false) };
-            match tokio::time::timeout(self.settings.keep_alive / 3, queue.reserve()).await {
-                Ok(Ok(permit)) => {
-                    if let Some(delivery) = self.held.pop_front() {
-                        permit.send(delivery);
+        while let Some(next) = self.held.front() {
+            let Some(inlet) = self.inlet.clone() else { return Ok(false) };
+            match tokio::time::timeout(self.settings.keep_alive / 3, inlet.wait_for_room(next)).await {
+                Ok(true) => {
+                    let Some(next) = self.held.pop_front() else { break };
+                    match inlet.try_send(next) {
+                        Ok(()) => {}
+                        // Another source was quicker.
+                        Err(Refused::Full(next)) => self.held.push_front(next),
+                        Err(Refused::Closed) => return Ok(false),
                     }
                 }
-                Ok(Err(_closed)) => return Ok(false),
-                Err(_elapsed) if self.held.len() < HELD_MAX => self.keep_alive().await?,
+                Ok(false) => return Ok(false),
+                Err(_elapsed) if self.may_hold_more() => self.keep_alive().await?,
                 // Not even keep-alive any more: the connection will break, and the broker keeps what is unacknowledged.
                 Err(_elapsed) => {}
             }
         }
         Ok(true)
+    }
+
+    fn may_hold_more(&self) -> bool {
+        self.held.len() < HELD_MAX && self.held.iter().map(|delivery| delivery.message.payload.len()).sum::<usize>() < HELD_BYTES_MAX
     }
 
     /// Polls until a ping has left, or nothing more happens for a moment; what arrives meanwhile is held.
@@ -334,7 +344,7 @@ impl Session {
     /// Takes no more messages, but sends acknowledgements until everything that was taken is settled; then says goodbye.
     async fn drain(mut self, settled: CancellationToken) {
         const GOODBYE: Duration = Duration::from_secs(2);
-        self.queue = None;
+        self.inlet = None;
         self.held.clear();
         if self.status.is_ready() {
             loop {

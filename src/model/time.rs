@@ -124,7 +124,7 @@ impl<'de> Deserialize<'de> for Timestamp {
 }
 
 /// Where "now" comes from, so that tests can set it.
-pub trait Clock: Send + Sync {
+pub trait Clock: fmt::Debug + Send + Sync {
     /// The current instant.
     fn now(&self) -> Timestamp;
 }

@@ -1,336 +1,508 @@
-//! Aggregates that tell the truth: a function in time for each device and window, then one across devices, with coverage.
+//! The aggregator: rows in, buckets out, in two steps. Per device (and per district, where answers are grouped by it) and window
+//! the function in time; then per group and window the function across devices.
 //!
-//! The core is pure: rows in, buckets out. Functions that need no order take rows in any; the others
-//! ([`TimeFunction::needs_order`]) take each device's rows by ascending time, from before the first window, so that
-//! growth and holding values cross the borders of windows rightly. Sums are compensated (Neumaier), so that the order
-//! of rows does not show.
+//! Guarantees:
+//! - Memory is bounded: a slot for each series that has rows and each window, up to a limit; only percentiles keep rows, up to another.
+//! - For functions that look at each row alone the order of rows does not show in the answer: sums are compensated.
+//! - What pairs of readings and holding values contribute is cut so that short windows add up to long ones.
+//!
+//! Not here: which rows a question is about, and whether a function makes sense for a property ([`TimeFunction::check`]).
 
-mod accumulate;
+mod accumulator;
+mod bucket;
+#[cfg(test)]
+mod tests;
 
-use accumulate::{Accumulate, Accumulators, Held, across};
-use hashbrown::HashMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
 
-use super::function::{AcrossFunction, TimeFunction};
+use accumulator::{Accumulator, Role};
+pub use bucket::{Bucket, Fill, Group};
+
+use super::function::{AcrossFunction, FunctionError, TimeFunction};
 use super::window::Windows;
 use crate::model::{Summary, Timestamp};
-use crate::store::{Chunk, NO_DISTRICT};
 
-/// What is asked.
+/// The district of a row that has none.
+pub const NO_DISTRICT: u16 = u16::MAX;
+
+/// What answers are told apart by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupBy {
+    /// Each device alone: there is nothing left to do across devices.
+    Device,
+    /// Devices of a kind.
+    Kind,
+    /// Observations made in a district.
+    District,
+}
+
+/// A question about rows of one property.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The windows.
     pub windows: Windows,
-    /// For each device.
+    /// What is made of each device's rows in a window.
     pub time: TimeFunction,
-    /// Across devices.
+    /// What is made of the devices' results.
     pub across: AcrossFunction,
-    /// How values are put together.
+    /// What answers are told apart by; none means all devices together.
+    pub group: Vec<GroupBy>,
+    /// The property's arithmetic.
     pub summary: Summary,
-    /// One answer for each device.
-    pub by_device: bool,
-    /// One answer for each kind of device.
-    pub by_kind: bool,
-    /// One answer for each district.
-    pub by_district: bool,
-    /// Bounds of the work.
-    pub limits: Limits,
-    /// Now: windows after it have nothing to expect yet.
-    pub now: Timestamp,
+    /// What becomes of windows without rows.
+    pub fill: Fill,
+    /// How long a value holds while no other comes, in expected intervals of its device.
+    pub hold_intervals: f64,
+    /// Most slots: series times windows. A series is a device, or a device in a district.
+    pub slots_max: usize,
+    /// Most rows kept for percentiles.
+    pub rows_max: usize,
 }
 
-/// Bounds of the work.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Devices times windows.
-    pub cells_max: usize,
-    /// Values that percentiles may keep.
-    pub values_max: usize,
-}
-
-/// The question needs more than it may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TooLarge {
-    /// Devices times windows.
-    #[error("{devices} devices in {windows} windows are more than {cells_max} results")]
-    Cells { devices: usize, windows: usize, cells_max: usize },
-    /// Values that percentiles keep.
-    #[error("percentiles of more than {values_max} values")]
-    Values { values_max: usize },
-}
-
-/// A device that the question is about, whether it spoke or not.
+/// A device that belongs to the question, also one that is silent: it lowers the coverage.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Member {
-    /// Its index.
+    /// Its number in rows; numbers are dense and each appears once.
     pub device: u32,
-    /// Its kind, as a number of the caller's choice.
+    /// The number of its kind.
     pub kind: u16,
-    /// The district where it stands, or [`NO_DISTRICT`]: such a device counts where it reports, without expectation.
-    pub district: u16,
-    /// Expected seconds between two readings.
+    /// The district of a stationary device. None means mobile: it belongs wherever its rows say.
+    pub district: Option<u16>,
+    /// Expected time between two of its readings, in seconds.
     pub interval_s: f64,
 }
 
-/// Whose answer a bucket is; parts that were not asked for are `None`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Group {
-    /// The device.
-    pub device: Option<u32>,
-    /// The kind's number.
-    pub kind: Option<u16>,
-    /// The district, or [`NO_DISTRICT`].
-    pub district: Option<u16>,
-}
-
-/// The answer for one group and window.
+/// One observation.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Bucket {
-    /// Whose.
-    pub group: Group,
-    /// Which window.
-    pub window: usize,
-    /// The result; none without data, and where a mean of directions is undefined.
-    pub value: Option<f64>,
-    /// Observations that it rests on.
-    pub count: u64,
-    /// Observations to be expected of the group's devices up to now; none where no device stands there.
-    pub expected: Option<f64>,
-    /// Devices that contributed.
-    pub devices: u32,
-    /// Share of what was expected that came, no device above its own: 0 to 1.
-    pub coverage: Option<f64>,
-    /// All flags of the observations together.
+pub struct Row {
+    /// Its device's number.
+    pub device: u32,
+    /// Phenomenon time in microseconds.
+    pub time: i64,
+    /// Finite, in the canonical unit.
+    pub value: f64,
+    /// Bits of [`crate::model::Flags`].
     pub flags: u16,
+    /// The number of its district, or [`NO_DISTRICT`].
+    pub district: u16,
 }
 
-/// Takes rows, gives buckets.
-pub struct Aggregator {
-    plan: Plan,
-    members: Vec<Member>,
-    /// Position in `members`, by device.
-    member_of: HashMap<u32, usize>,
-    /// One a device, or a device and district.
-    slots: Vec<Slot>,
-    slot_of: HashMap<(u32, u16), usize>,
-    /// Slot by device, where districts do not split devices.
-    slot_of_device: Vec<u32>,
-    cells: Accumulators,
-    values: usize,
+/// Which rows before the windows an answer needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lead {
+    /// None.
+    None,
+    /// Each device's last one, if it is not older than this: then it no longer holds.
+    Within(Duration),
+    /// Each device's last one, however old.
+    Any,
 }
 
-impl std::fmt::Debug for Aggregator {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Aggregator").field("plan", &self.plan).field("slots", &self.slots.len()).finish_non_exhaustive()
+/// The aggregate cannot be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AggregateError {
+    /// More slots than are allowed.
+    #[error("{series} series of {windows} windows are more than the {slots_max} buckets allowed: ask for longer windows, less time or fewer devices")]
+    TooManySlots { series: usize, windows: usize, slots_max: usize },
+    /// More rows than may be kept.
+    #[error("a percentile needs all values at once, and there are more than the {rows_max} allowed: ask for less time or fewer devices")]
+    TooManyRows { rows_max: usize },
+    /// A device's rows do not come by ascending time, which the plan needs.
+    #[error("rows of device {device} are not in order at {time}")]
+    Unordered { device: u32, time: Timestamp },
+}
+
+impl FromStr for GroupBy {
+    type Err = FunctionError;
+
+    fn from_str(text: &str) -> Result<Self, FunctionError> {
+        let known = [Self::Device, Self::Kind, Self::District].into_iter().find(|group| group.to_string() == text);
+        known.ok_or_else(|| FunctionError::Unknown(text.chars().take(40).collect(), "to group by"))
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Slot {
-    device: u32,
-    district: u16,
-    /// The window of the row before: the next is nearly always the same.
-    hint: usize,
-    /// What the row before said, where functions hold values.
-    held: Option<Held>,
+impl fmt::Display for GroupBy {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Device => "device",
+            Self::Kind => "kind",
+            Self::District => "district",
+        })
+    }
 }
 
-const NO_SLOT: u32 = u32::MAX;
+impl Plan {
+    /// Whether each device's rows must come by ascending time.
+    pub fn needs_order(&self) -> bool {
+        self.time.needs_order()
+    }
+
+    /// Which rows before [`Windows::start`] the answer needs besides those of the windows.
+    pub fn lead(&self, members: &[Member]) -> Lead {
+        match self.time {
+            TimeFunction::Increase | TimeFunction::Changes => Lead::Any,
+            TimeFunction::TimeWeightedMean | TimeFunction::Mode | TimeFunction::Duration(_) => {
+                let longest = members.iter().map(|member| self.hold_micros(member)).max().unwrap_or(0);
+                Lead::Within(Duration::from_micros(longest.unsigned_abs()))
+            }
+            _ => Lead::None,
+        }
+    }
+
+    fn groups_by(&self, group: GroupBy) -> bool {
+        self.group.contains(&group)
+    }
+
+    /// The arithmetic of what the function in time gives.
+    fn summary_after_time(&self) -> Summary {
+        if self.time.keeps_meaning() { self.summary } else { Summary::Arithmetic }
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "a float becomes the nearest integer, and not a number becomes zero")]
+    fn hold_micros(&self, member: &Member) -> i64 {
+        // A century is as good as for ever, and leaves room to add it to any time.
+        (self.hold_intervals * member.interval_s * 1e6).clamp(0.0, 3.2e15) as i64
+    }
+}
+
+/// Takes the rows of one question and makes the buckets of its answer.
+pub struct Aggregator(Box<dyn Engine>);
 
 impl Aggregator {
-    /// Prepares for rows of the given devices.
-    pub fn new(plan: Plan, members: Vec<Member>) -> Self {
-        let member_of = members.iter().enumerate().map(|(position, member)| (member.device, position)).collect();
-        let cells = Accumulators::new(plan.time, plan.summary);
-        Self { plan, members, member_of, slots: Vec::new(), slot_of: HashMap::new(), slot_of_device: Vec::new(), cells, values: 0 }
+    /// An aggregator over `members`, every device that belongs to the question. Rows of other devices are left out.
+    pub fn new(plan: Plan, members: Vec<Member>) -> Result<Self, AggregateError> {
+        use accumulator as of;
+        // Who wants empty windows too gets them for each group, also for those without any row.
+        let (windows, slots_max) = (plan.windows.len(), plan.slots_max);
+        let series = if plan.fill == Fill::None { 0 } else { bucket::count_groups(&plan, &members) };
+        if series.saturating_mul(windows) > slots_max {
+            return Err(AggregateError::TooManySlots { series, windows, slots_max });
+        }
+        let (time, summary) = (plan.time, plan.summary);
+        let frame = Frame::new(plan, members);
+        Ok(Self(match (time, summary) {
+            (TimeFunction::Count, _) => Grid::<of::Count>::boxed(frame),
+            (TimeFunction::Sum, Summary::Energetic) => Grid::<of::EnergeticSum>::boxed(frame),
+            (TimeFunction::Sum, _) => Grid::<of::Sum>::boxed(frame),
+            (TimeFunction::Mean, Summary::Circular) => Grid::<of::CircularMean>::boxed(frame),
+            (TimeFunction::Mean, Summary::Energetic) => Grid::<of::EnergeticMean>::boxed(frame),
+            (TimeFunction::Mean, _) => Grid::<of::Mean>::boxed(frame),
+            (TimeFunction::Min, _) => Grid::<of::Min>::boxed(frame),
+            (TimeFunction::Max, _) => Grid::<of::Max>::boxed(frame),
+            (TimeFunction::First, _) => Grid::<of::First>::boxed(frame),
+            (TimeFunction::Last, _) => Grid::<of::Last>::boxed(frame),
+            (TimeFunction::Stddev, _) => Grid::<of::Stddev>::boxed(frame),
+            (TimeFunction::Percentile(_), _) => Grid::<of::Percentile>::boxed(frame),
+            (TimeFunction::Increase, _) => Grid::<of::Increase>::boxed(frame),
+            (TimeFunction::TimeWeightedMean, Summary::Energetic) => Grid::<of::EnergeticTimeWeightedMean>::boxed(frame),
+            (TimeFunction::TimeWeightedMean, _) => Grid::<of::TimeWeightedMean>::boxed(frame),
+            (TimeFunction::Mode, _) => Grid::<of::Mode>::boxed(frame),
+            (TimeFunction::Changes, _) => Grid::<of::Changes>::boxed(frame),
+            (TimeFunction::Duration(_), _) => Grid::<of::TimeInState>::boxed(frame),
+        }))
     }
 
-    /// Takes rows.
-    pub fn push(&mut self, chunk: &Chunk) -> Result<(), TooLarge> {
-        if matches!(self.plan.time, TimeFunction::Percentile(_)) {
-            self.values += chunk.len();
-            if self.values > self.plan.limits.values_max {
-                return Err(TooLarge::Values { values_max: self.plan.limits.values_max });
+    /// Takes one row.
+    pub fn push(&mut self, row: Row) -> Result<(), AggregateError> {
+        use std::slice::from_ref;
+        self.push_chunk(from_ref(&row.device), from_ref(&row.time), from_ref(&row.value), from_ref(&row.flags), from_ref(&row.district))
+    }
+
+    /// Takes rows as columns of equal length. Rows before the windows only tell what was before; rows after them are left out.
+    pub fn push_chunk(
+        &mut self,
+        device: &[u32],
+        time: &[i64],
+        value: &[f64],
+        flags: &[u16],
+        district: &[u16],
+    ) -> Result<(), AggregateError> {
+        debug_assert!([time.len(), value.len(), flags.len(), district.len()] == [device.len(); 4], "columns of equal length");
+        self.0.push(Rows { device, time, value, flags, district })
+    }
+
+    /// The buckets, by group and then by window. `now` ends what is expected of a window that is not over; a window is provisional
+    /// until rows that come `lateness` behind it cannot change it any more.
+    pub fn finish(self, now: Timestamp, lateness: Duration) -> Result<Vec<Bucket>, AggregateError> {
+        let (frame, series) = self.0.finish(now)?;
+        Ok(bucket::buckets(&frame.plan, &frame.members, &series, now, lateness))
+    }
+}
+
+/// Rows as columns of equal length.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    device: &'a [u32],
+    time: &'a [i64],
+    value: &'a [f64],
+    flags: &'a [u16],
+    district: &'a [u16],
+}
+
+/// A grid of any accumulator.
+trait Engine: Send {
+    fn push(&mut self, rows: Rows<'_>) -> Result<(), AggregateError>;
+    fn finish(self: Box<Self>, now: Timestamp) -> Result<(Frame, Vec<Series<Answer>>), AggregateError>;
+}
+
+/// The plan, and what is looked up for each row.
+struct Frame {
+    plan: Plan,
+    members: Vec<Member>,
+    /// The place in `members` by device number.
+    places: Vec<u32>,
+    by_district: bool,
+    /// The percentile's rank or the state's code.
+    parameter: f64,
+    start: i64,
+    end: i64,
+}
+
+/// In [`Frame::places`]: not a member.
+const NO_MEMBER: u32 = u32::MAX;
+
+impl Frame {
+    fn new(plan: Plan, members: Vec<Member>) -> Self {
+        let mut places = Vec::new();
+        for (place, member) in (0..NO_MEMBER).zip(&members) {
+            let device = usize::try_from(member.device).unwrap_or(usize::MAX);
+            if places.len() <= device {
+                places.resize(device + 1, NO_MEMBER);
+            }
+            if let Some(known) = places.get_mut(device) {
+                *known = place;
             }
         }
-        if self.plan.time.needs_order() { self.push_ordered(chunk) } else { self.push_any(chunk) }
-    }
-
-    fn push_any(&mut self, chunk: &Chunk) -> Result<(), TooLarge> {
-        // Taken out so that the hot loop is compiled once for each kind of cell.
-        let mut cells = std::mem::take(&mut self.cells);
-        let outcome = match &mut cells {
-            Accumulators::Count(cells) => self.fill(chunk, cells),
-            Accumulators::Sum(cells) => self.fill(chunk, cells),
-            Accumulators::Mean(cells) => self.fill(chunk, cells),
-            Accumulators::Min(cells) => self.fill(chunk, cells),
-            Accumulators::Max(cells) => self.fill(chunk, cells),
-            Accumulators::First(cells) => self.fill(chunk, cells),
-            Accumulators::Last(cells) => self.fill(chunk, cells),
-            Accumulators::Variance(cells) => self.fill(chunk, cells),
-            Accumulators::Circular(cells) => self.fill(chunk, cells),
-            Accumulators::Energetic(cells) => self.fill(chunk, cells),
-            Accumulators::Values(cells) => self.fill(chunk, cells),
-            Accumulators::Amount(_) | Accumulators::States(_) | Accumulators::None => Ok(()),
+        let parameter = match plan.time {
+            TimeFunction::Percentile(rank) => rank,
+            TimeFunction::Duration(code) => f64::from(code),
+            _ => 0.0,
         };
-        self.cells = cells;
-        outcome
+        let (start, end) = (plan.windows.start().micros(), plan.windows.end().micros());
+        Self { by_district: plan.groups_by(GroupBy::District), plan, members, places, parameter, start, end }
     }
 
-    fn fill<A: Accumulate>(&mut self, chunk: &Chunk, cells: &mut Vec<Vec<A>>) -> Result<(), TooLarge> {
-        let windows = self.plan.windows.len();
-        let rows = chunk.device.iter().zip(&chunk.time).zip(&chunk.value).zip(&chunk.flags).zip(&chunk.district);
-        for ((((device, time), value), flags), district) in rows {
-            let index = self.slot(*device, *district)?;
-            let Some(slot) = self.slots.get_mut(index) else { continue };
-            let Some(window) = self.plan.windows.find(*time, slot.hint) else { continue };
-            slot.hint = window;
-            if cells.len() <= index {
-                cells.resize_with(index + 1, Vec::new);
+    fn place(&self, device: u32) -> Option<usize> {
+        let place = *self.places.get(usize::try_from(device).ok()?)?;
+        if place == NO_MEMBER { None } else { usize::try_from(place).ok() }
+    }
+}
+
+/// One device, or one device in one district, over all windows.
+struct Series<S> {
+    /// Its place among the members.
+    member: usize,
+    /// [`NO_DISTRICT`] also where answers are not grouped by district.
+    district: u16,
+    slots: Vec<S>,
+}
+
+/// A series in a window while rows come.
+#[derive(Clone, Default)]
+struct Slot<A> {
+    accumulator: A,
+    count: u32,
+    flags: u16,
+}
+
+/// A series in a window at the end.
+#[derive(Clone, Copy)]
+struct Answer {
+    value: Option<f64>,
+    count: u32,
+    flags: u16,
+}
+
+/// What is known of a member while rows come.
+#[derive(Clone, Default)]
+struct Lane {
+    /// District and place of each of its series: mostly one, a handful for a device that moves about.
+    series: Vec<(u16, usize)>,
+    before: Option<Before>,
+}
+
+/// A member's row before.
+#[derive(Clone, Copy)]
+struct Before {
+    time: i64,
+    value: f64,
+    flags: u16,
+    district: u16,
+    /// Its window, or the first one.
+    window: usize,
+}
+
+/// Slots of one accumulator.
+struct Grid<A> {
+    frame: Frame,
+    lanes: Vec<Lane>,
+    series: Vec<Series<Slot<A>>>,
+    /// The window of the row before: rows come mostly in some order.
+    hint: usize,
+    rows_kept: usize,
+}
+
+impl<A: Accumulator + Send + 'static> Grid<A> {
+    fn boxed(frame: Frame) -> Box<dyn Engine> {
+        let lanes = vec![Lane::default(); frame.members.len()];
+        Box::new(Self { frame, lanes, series: Vec::new(), hint: 0, rows_kept: 0 })
+    }
+
+    /// The loop for functions of each row alone: it takes runs of rows that go to one slot.
+    fn push_alone(&mut self, rows: Rows<'_>) -> Result<(), AggregateError> {
+        let mut at = 0;
+        while let (Some(device), Some(time), Some(district)) = (rows.device.get(at), rows.time.get(at), rows.district.get(at)) {
+            let place = self.frame.place(*device);
+            let window = self.frame.plan.windows.find_near(*time, self.hint);
+            let (Some(place), Some(window)) = (place, window) else {
+                at += 1;
+                continue;
+            };
+            self.hint = window;
+            let (start, end) = self.frame.plan.windows.edges(window).unwrap_or_default();
+            let devices = rows.device.get(at..).unwrap_or_default().iter();
+            let times = rows.time.get(at..).unwrap_or_default().iter();
+            let mut length = devices.zip(times).take_while(|(other, time)| *other == device && (start..end).contains(*time)).count();
+            if self.frame.by_district {
+                let districts = rows.district.get(at..at + length).unwrap_or_default().iter();
+                length = districts.take_while(|other| *other == district).count();
             }
-            let Some(row) = cells.get_mut(index) else { continue };
-            if row.is_empty() {
-                row.resize_with(windows, A::default);
+            let (Some(times), Some(values), Some(flags)) =
+                (rows.time.get(at..at + length), rows.value.get(at..at + length), rows.flags.get(at..at + length))
+            else {
+                return Ok(());
+            };
+            if A::KEEPS_ROWS {
+                self.rows_kept += length;
+                if self.rows_kept > self.frame.plan.rows_max {
+                    return Err(AggregateError::TooManyRows { rows_max: self.frame.plan.rows_max });
+                }
             }
-            if let Some(cell) = row.get_mut(window) {
-                cell.add(*time, *value, *flags);
+            if let Some(slot) = self.slot(place, *district, window)? {
+                slot.accumulator.add(times, values);
+                slot.count = slot.count.saturating_add(u32::try_from(length).unwrap_or(u32::MAX));
+                slot.flags |= flags.iter().fold(0, |all, flags| all | flags);
+            }
+            at += length;
+        }
+        Ok(())
+    }
+
+    /// The loop for functions that look at a row and the one before it.
+    fn push_in_order(&mut self, rows: Rows<'_>) -> Result<(), AggregateError> {
+        let columns = rows.device.iter().zip(rows.time).zip(rows.value).zip(rows.flags).zip(rows.district);
+        for ((((device, time), value), flags), district) in columns {
+            // What comes after the windows cuts short nothing in them.
+            let (Some(place), true) = (self.frame.place(*device), *time < self.frame.end) else { continue };
+            let Some(lane) = self.lanes.get(place) else { continue };
+            let before = lane.before;
+            if before.is_some_and(|before| before.time >= *time) {
+                return Err(AggregateError::Unordered { device: *device, time: Timestamp::from_micros_clamped(*time) });
+            }
+            if let (Role::Holds, Some(before)) = (A::ROLE, before) {
+                self.hold(place, before, *time)?;
+            }
+            let window = self.frame.plan.windows.find_near(*time, before.map_or(0, |before| before.window));
+            if let Some(window) = window {
+                let parameter = self.frame.parameter;
+                if let Some(slot) = self.slot(place, *district, window)? {
+                    slot.count = slot.count.saturating_add(1);
+                    slot.flags |= flags;
+                    match (A::ROLE, before) {
+                        (Role::Holds, _) => slot.accumulator.hold(*value, 0, parameter),
+                        (_, Some(before)) => {
+                            slot.accumulator.pair(before.value, *value);
+                            slot.flags |= before.flags;
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            if let Some(lane) = self.lanes.get_mut(place) {
+                let window = window.unwrap_or(0);
+                lane.before = Some(Before { time: *time, value: *value, flags: *flags, district: *district, window });
             }
         }
         Ok(())
     }
 
-    fn push_ordered(&mut self, chunk: &Chunk) -> Result<(), TooLarge> {
-        let rows = chunk.device.iter().zip(&chunk.time).zip(&chunk.value).zip(&chunk.flags).zip(&chunk.district);
-        for ((((device, time), value), flags), district) in rows {
-            let index = self.slot(*device, *district)?;
-            let Some(slot) = self.slots.get_mut(index) else { continue };
-            let before = slot.held.replace(Held { time: *time, value: *value });
-            let hold = self.member_of.get(device).and_then(|member| self.members.get(*member)).map_or(0.0, |member| member.interval_s * HOLD_INTERVALS);
-            self.cells.advance(&self.plan, index, before, Held { time: *time, value: *value }, *flags, hold);
+    /// Spreads the time for which a value held over the windows, where it was measured.
+    fn hold(&mut self, place: usize, before: Before, until: i64) -> Result<(), AggregateError> {
+        let Some(member) = self.frame.members.get(place) else { return Ok(()) };
+        let until = until.min(before.time.saturating_add(self.frame.plan.hold_micros(member))).min(self.frame.end);
+        let mut from = before.time.max(self.frame.start);
+        let parameter = self.frame.parameter;
+        let mut hint = before.window;
+        while from < until {
+            let Some(window) = self.frame.plan.windows.find_near(from, hint) else { break };
+            let Some((_start, end)) = self.frame.plan.windows.edges(window) else { break };
+            if let Some(slot) = self.slot(place, before.district, window)? {
+                slot.accumulator.hold(before.value, until.min(end) - from, parameter);
+                slot.flags |= before.flags;
+            }
+            (from, hint) = (end, window);
         }
         Ok(())
     }
 
-    fn slot(&mut self, device: u32, district: u16) -> Result<usize, TooLarge> {
-        let district = if self.plan.by_district { district } else { NO_DISTRICT };
-        if !self.plan.by_district
-            && let Some(slot) = self.slot_of_device.get(device as usize)
-            && *slot != NO_SLOT
-        {
-            return Ok(*slot as usize);
-        }
-        if let Some(slot) = self.slot_of.get(&(device, district)) {
-            return Ok(*slot);
-        }
-        let windows = self.plan.windows.len();
-        if (self.slots.len() + 1).saturating_mul(windows) > self.plan.limits.cells_max {
-            return Err(TooLarge::Cells { devices: self.slots.len() + 1, windows, cells_max: self.plan.limits.cells_max });
-        }
-        let index = self.slots.len();
-        self.slots.push(Slot { device, district, hint: 0, held: None });
-        self.slot_of.insert((device, district), index);
-        if !self.plan.by_district {
-            if self.slot_of_device.len() <= device as usize {
-                self.slot_of_device.resize(device as usize + 1, NO_SLOT);
-            }
-            if let Some(slot) = self.slot_of_device.get_mut(device as usize) {
-                *slot = u32::try_from(index).expect("slots are capped by the cells");
-            }
-        }
-        Ok(index)
+    /// The slot of a member in a window; the slots of a series are made for all windows when its first row comes.
+    #[inline]
+    fn slot(&mut self, place: usize, district: u16, window: usize) -> Result<Option<&mut Slot<A>>, AggregateError> {
+        let district = if !self.frame.by_district {
+            NO_DISTRICT
+        } else if district == NO_DISTRICT {
+            self.frame.members.get(place).and_then(|member| member.district).unwrap_or(NO_DISTRICT)
+        } else {
+            district
+        };
+        let known = self.lanes.get(place).and_then(|lane| lane.series.iter().find(|(of, _series)| *of == district));
+        let series = match known {
+            Some((_district, series)) => *series,
+            None => self.add_series(place, district)?,
+        };
+        Ok(self.series.get_mut(series).and_then(|series| series.slots.get_mut(window)))
     }
 
-    /// The answer: every group in every window, by group and window; also those without data.
-    pub fn finish(mut self) -> Vec<Bucket> {
-        self.hold_to_the_end();
-        let mut groups: std::collections::BTreeMap<Group, GroupParts> = std::collections::BTreeMap::new();
-        for (index, member) in self.members.iter().enumerate() {
-            groups.entry(self.group(member.device, member.kind, member.district)).or_default().members.push(index);
+    #[cold]
+    fn add_series(&mut self, place: usize, district: u16) -> Result<usize, AggregateError> {
+        let (at, windows, slots_max) = (self.series.len(), self.frame.plan.windows.len(), self.frame.plan.slots_max);
+        if (at + 1).saturating_mul(windows) > slots_max {
+            return Err(AggregateError::TooManySlots { series: at + 1, windows, slots_max });
         }
-        for (index, slot) in self.slots.iter().enumerate() {
-            let member = self.member_of.get(&slot.device).and_then(|member| self.members.get(*member));
-            let district = if self.plan.by_district { slot.district } else { NO_DISTRICT };
-            let kind = member.map_or(u16::MAX, |member| member.kind);
-            groups.entry(self.group(slot.device, kind, district)).or_default().slots.push(index);
+        self.series.push(Series { member: place, district, slots: vec![Slot::default(); windows] });
+        if let Some(lane) = self.lanes.get_mut(place) {
+            lane.series.push((district, at));
         }
-        let mut buckets = Vec::with_capacity(groups.len() * self.plan.windows.len());
-        for (group, parts) in groups {
-            for window in 0..self.plan.windows.len() {
-                buckets.push(self.bucket(group, &parts, window));
-            }
-        }
-        buckets
-    }
-
-    fn group(&self, device: u32, kind: u16, district: u16) -> Group {
-        Group {
-            device: self.plan.by_device.then_some(device),
-            kind: self.plan.by_kind.then_some(kind),
-            district: self.plan.by_district.then_some(district),
-        }
-    }
-
-    /// Values that still hold at the end hold as long as they may, but not into the future.
-    fn hold_to_the_end(&mut self) {
-        if !self.plan.time.needs_order() {
-            return;
-        }
-        let end = self.plan.windows.end().min(self.plan.now).micros();
-        for (index, slot) in self.slots.iter().enumerate() {
-            let member = self.member_of.get(&slot.device).and_then(|member| self.members.get(*member));
-            let hold = member.map_or(0.0, |member| member.interval_s * HOLD_INTERVALS);
-            if let Some(held) = slot.held {
-                self.cells.hold(&self.plan, index, held, end, hold);
-            }
-        }
-    }
-
-    fn bucket(&self, group: Group, parts: &GroupParts, window: usize) -> Bucket {
-        let (start, end) = self.plan.windows.bounds(window);
-        let elapsed_s = end.min(self.plan.now).since(start).as_secs_f64();
-        let mut bucket = Bucket { group, window, value: None, count: 0, expected: None, devices: 0, coverage: None, flags: 0 };
-        let mut results = Vec::with_capacity(parts.slots.len());
-        let mut counted: HashMap<u32, u64> = HashMap::with_capacity(parts.slots.len());
-        for index in &parts.slots {
-            let Some((count, flags, result)) = self.cells.result(self.plan.time, *index, window) else { continue };
-            if count == 0 && result.is_none() {
-                continue;
-            }
-            bucket.count += count;
-            bucket.flags |= flags;
-            bucket.devices += u32::from(count > 0);
-            if let Some(slot) = self.slots.get(*index) {
-                *counted.entry(slot.device).or_default() += count;
-            }
-            results.extend(result);
-        }
-        let (mut expected, mut covered) = (0.0, 0.0);
-        for member in parts.members.iter().filter_map(|member| self.members.get(*member)) {
-            if self.plan.by_district && member.district == NO_DISTRICT {
-                continue;
-            }
-            let of_device = elapsed_s / member.interval_s;
-            expected += of_device;
-            covered += (counted.get(&member.device).copied().unwrap_or(0) as f64).min(of_device);
-        }
-        if expected > 0.0 {
-            bucket.expected = Some(expected);
-            bucket.coverage = Some((covered / expected).min(1.0));
-        }
-        let summary = if self.plan.time.keeps_meaning() { self.plan.summary } else { Summary::Arithmetic };
-        // One device's own answer is not changed by putting it together with nothing; its count stays a count.
-        bucket.value = if self.plan.by_device && !self.plan.by_district { results.first().copied() } else { across(self.plan.across, summary, &mut results) };
-        bucket
+        Ok(at)
     }
 }
 
-#[derive(Default)]
-struct GroupParts {
-    slots: Vec<usize>,
-    members: Vec<usize>,
+impl<A: Accumulator + Send + 'static> Engine for Grid<A> {
+    fn push(&mut self, rows: Rows<'_>) -> Result<(), AggregateError> {
+        if A::ROLE == Role::Alone { self.push_alone(rows) } else { self.push_in_order(rows) }
+    }
+
+    fn finish(mut self: Box<Self>, now: Timestamp) -> Result<(Frame, Vec<Series<Answer>>), AggregateError> {
+        if A::ROLE == Role::Holds {
+            for place in 0..self.lanes.len() {
+                if let Some(before) = self.lanes.get(place).and_then(|lane| lane.before) {
+                    // No value holds in the future.
+                    self.hold(place, before, now.micros())?;
+                }
+            }
+        }
+        let parameter = self.frame.parameter;
+        let answer = |mut slot: Slot<A>| {
+            let has_rows = A::ROLE != Role::Alone || slot.count > 0;
+            let value = has_rows.then(|| slot.accumulator.result(u64::from(slot.count), parameter)).flatten();
+            Answer { value, count: slot.count, flags: slot.flags }
+        };
+        let series = self.series.into_iter().map(|Series { member, district, slots }| {
+            let slots = slots.into_iter().map(answer).collect();
+            Series { member, district, slots }
+        });
+        Ok((self.frame, series.collect()))
+    }
 }
-
-/// A value holds for at most so many expected intervals: then the device is taken to be silent.
-pub const HOLD_INTERVALS: f64 = 3.0;
-
-#[cfg(test)]
-mod tests;

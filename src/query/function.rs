@@ -119,6 +119,7 @@ impl TimeFunction {
     }
 
     /// Refuses what makes no sense for the property.
+    #[expect(clippy::match_same_arms, reason = "what a kind allows stands before what it refuses")]
     pub fn check(self, property: &Property) -> Result<(), FunctionError> {
         let reason = match (property.kind, property.summary, self) {
             (_, _, Self::Count | Self::First | Self::Last) => return Ok(()),

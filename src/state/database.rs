@@ -112,6 +112,17 @@ pub struct AlertChange {
     pub transition: String,
 }
 
+/// A rules document put in place through the interface.
+#[derive(Clone, Debug)]
+pub struct NewRules {
+    /// When.
+    pub created: Timestamp,
+    /// By whom.
+    pub author: String,
+    /// JSON.
+    pub document: String,
+}
+
 /// All effects of one batch: durable together, or not at all.
 #[derive(Clone, Debug, Default)]
 pub struct Commit {
@@ -135,6 +146,8 @@ pub struct Commit {
     pub conditions: Vec<ConditionRow>,
     /// Changed alerts.
     pub alerts: Vec<AlertChange>,
+    /// A new rules document.
+    pub rules: Option<NewRules>,
 }
 
 /// How far a store has come.
@@ -309,6 +322,11 @@ impl Turn<'_> {
         add_to_ledger(&transaction, &commit.ledger)?;
         write_conditions(&transaction, &commit.conditions)?;
         write_alerts(&transaction, &commit.alerts)?;
+        if let Some(NewRules { created, author, document }) = &commit.rules {
+            transaction
+                .prepare_cached("INSERT INTO rules (created, author, document) VALUES (?1, ?2, ?3)")?
+                .execute(params![created.micros(), author, document])?;
+        }
         transaction.commit()?;
         live.publish(sequence, commit);
         Ok(sequence)
@@ -408,14 +426,6 @@ impl Turn<'_> {
             None => 0,
         };
         Ok(old + large)
-    }
-
-    /// Puts a new rules document in place; the changes that it causes are committed apart, under the same turn.
-    pub fn put_rules(&mut self, created: Timestamp, author: &str, document: &str) -> Result<u64, StateError> {
-        self.connection
-            .prepare_cached("INSERT INTO rules (created, author, document) VALUES (?1, ?2, ?3)")?
-            .execute(params![created.micros(), author, document])?;
-        Ok(unsigned(self.connection.last_insert_rowid()))
     }
 
     /// The alert of that id, JSON.

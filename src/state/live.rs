@@ -3,6 +3,7 @@
 //! Only the holder of a [`super::Turn`] changes it, after its commit; everybody reads it. A lock is held for the copy
 //! of a few numbers, never across an `.await` or a query.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::block::{Block, Lane};
-use super::database::{Commit, Restored};
+use super::database::{AlertChange, Commit, Restored};
 use crate::model::{DeviceId, DeviceKind, Domain, Flags, PropertyIndex, Timestamp};
 
 /// A device's number: dense, given at first sight, never reused.
@@ -132,7 +133,51 @@ pub struct State {
     pub tail_rows: (usize, usize),
     /// Bytes that the log's blocks take in memory, roughly.
     pub tail_bytes: usize,
+    recent: Recent,
     device_by_id: HashMap<DeviceId, DeviceIndex>,
+}
+
+/// A commit as the live stream tells it.
+#[derive(Debug)]
+pub struct Event {
+    /// The commit's number.
+    pub sequence: u64,
+    /// Observations, the ordered lane first.
+    pub blocks: Vec<Arc<Block>>,
+    /// Changed alerts.
+    pub alerts: Vec<AlertChange>,
+}
+
+/// The last events, bounded by the number of their rows.
+#[derive(Debug, Default)]
+struct Recent {
+    events: VecDeque<Arc<Event>>,
+    rows: usize,
+    /// The last commit of which nothing is known any more.
+    forgotten: u64,
+}
+
+/// Rows of the last events that are kept for streams that were interrupted: some seconds at full load, minutes else.
+const RECENT_ROWS: usize = 200_000;
+
+impl Recent {
+    fn push(&mut self, event: Event) {
+        self.rows += event.rows();
+        self.events.push_back(Arc::new(event));
+        while self.rows > RECENT_ROWS
+            && let Some(oldest) = self.events.pop_front()
+        {
+            self.rows -= oldest.rows();
+            self.forgotten = oldest.sequence;
+        }
+    }
+}
+
+impl Event {
+    /// What it counts against the bound; an event without rows is not free either.
+    fn rows(&self) -> usize {
+        1 + self.alerts.len() + self.blocks.iter().map(|block| block.rows.len()).sum::<usize>()
+    }
 }
 
 impl State {
@@ -207,6 +252,7 @@ impl Live {
         for (lane, block) in restored.blocks {
             state.add(lane, Arc::new(block));
         }
+        state.recent.forgotten = restored.sequence;
         Self { state: RwLock::new(state), committed: watch::Sender::new(restored.sequence) }
     }
 
@@ -225,6 +271,16 @@ impl Live {
         Tail { ordered: after(&state.tail.ordered, ordered), late: after(&state.tail.late, late) }
     }
 
+    /// Events after a commit, oldest first; `None` where some of them are no longer known.
+    pub fn events_after(&self, sequence: u64) -> Option<Vec<Arc<Event>>> {
+        let state = self.state.read();
+        if sequence < state.recent.forgotten || sequence > self.sequence() {
+            return None;
+        }
+        let start = state.recent.events.partition_point(|event| event.sequence <= sequence);
+        Some(state.recent.events.range(start..).map(Arc::clone).collect())
+    }
+
     /// Number of the last published commit.
     pub fn sequence(&self) -> u64 {
         *self.committed.borrow()
@@ -240,10 +296,16 @@ impl Live {
         {
             let mut state = self.state.write();
             state.apply(&commit);
+            let mut blocks = Vec::new();
             for (lane, rows) in [(Lane::Ordered, commit.ordered), (Lane::Late, commit.late)] {
                 if !rows.is_empty() {
-                    state.add(lane, Arc::new(Block { sequence, rows }));
+                    let block = Arc::new(Block { sequence, rows });
+                    blocks.push(Arc::clone(&block));
+                    state.add(lane, block);
                 }
+            }
+            if !blocks.is_empty() || !commit.alerts.is_empty() {
+                state.recent.push(Event { sequence, blocks, alerts: commit.alerts });
             }
         }
         self.committed.send_replace(sequence);

@@ -44,7 +44,10 @@ impl Scene {
         let facts = Facts { device: &device, kind: &kind, domain: Domain::Environment, district: None };
         let property = self.catalogue.find(property).unwrap();
         let mut step = self.engine.step();
-        step.observe(facts, Observed { property, time: minute(at), received: minute(at), value, flags, is_live });
+        step.observe(facts, Observed { property, time: minute(at), value, flags });
+        if is_live {
+            step.hear(facts, Evidence { time: minute(at), value }, minute(at));
+        }
         let effects = step.finish();
         self.commit(&effects);
     }

@@ -10,12 +10,11 @@ use deltalake::kernel::{Add, Remove};
 use futures::StreamExt;
 use hashbrown::{HashMap, HashSet};
 
-use super::maintain::FileInfo;
 use super::scan::unknown;
 use super::table::{BatchBuilder, Change, DATE, DEVICE, PROPERTY, TIME, TableRow, VALUE, commit, date_of, write_files};
 use super::{Lake, LakeError, STORE};
 use crate::model::Original;
-use crate::state::{Block, Counts, FollowerPosition, LedgerKey, LedgerMoves, MergePlan, Place, Rows, SeriesIndex, Trim};
+use crate::state::{Block, FollowerPosition, LedgerKey, LedgerMoves, MergePlan, Place, Rows, SeriesIndex, Trim};
 
 /// The column in which a scan says which file a row comes from.
 const FILE: &str = "conca_file";
@@ -298,9 +297,4 @@ fn resolve(blocks: &[Arc<Block>], stored: HashMap<(SeriesIndex, i64), (f64, Stri
 /// The ledger line of each late row.
 fn ledger_lines(rows: &Rows) -> impl Iterator<Item = &LedgerKey> {
     rows.origins.iter().flat_map(|origin| std::iter::repeat_n(&origin.key, origin.rows as usize))
-}
-
-/// Sums up a merge for whoever looks at it.
-pub(super) fn summary(moves: &LedgerMoves) -> Counts {
-    moves.total()
 }

@@ -1,0 +1,397 @@
+//! The running program: which parts there are, how they are joined, in which order they start and stop.
+//!
+//! Start: state database (which locks the data folder), lake, rules, interface, then the sources: nothing is taken
+//! before everything that it goes through is there. Stop in the order of the data: sources stop taking, what was taken
+//! is committed and acknowledged, sources say goodbye, background work ends, the interface last. Each step has a
+//! deadline; what is cut off is not acknowledged, and comes again.
+//!
+//! A part that ends before it is told to stops the program: half a service is worse than none.
+
+mod convert;
+mod writer;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::alert::{Desk, DeskError};
+use crate::api::{self, ApiError, Context};
+use crate::config::{self, Config};
+use crate::decode;
+use crate::ingest::{self, IngestError, Listening, SourceStatus};
+use crate::intake::{self, Gate, GateLimits, Repeats};
+use crate::metrics::Metrics;
+use crate::model::{
+    Catalogue, CatalogueError, Clock, Districts, DistrictsError, Installations, InstallationsError,
+};
+use crate::normalise::{Normaliser, TimeBounds};
+use crate::state::{Database, Reader, StateError};
+use crate::store::{Keeper, Lake, LakeError, LakeSettings, Schedule};
+
+/// Batches between converter and writer.
+const BATCHES: usize = 2;
+
+/// Rows that one merge of late rows takes at most.
+const MERGE_ROWS_MAX: usize = 500_000;
+
+/// How long a part that was told to give up may still take.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// The program cannot start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// A file of the city.
+    #[error("cannot read {}", path.display())]
+    Unreadable { path: PathBuf, #[source] source: std::io::Error },
+    /// The districts.
+    #[error("the districts in {} cannot be used", path.display())]
+    Districts { path: PathBuf, #[source] source: DistrictsError },
+    /// The catalogue.
+    #[error("the catalogue in {} cannot be used", path.display())]
+    Catalogue { path: PathBuf, #[source] source: CatalogueError },
+    /// The installations.
+    #[error("the installations in {} cannot be used", path.display())]
+    Installations { path: PathBuf, #[source] source: InstallationsError },
+    /// The state database.
+    #[error("cannot open the state database")]
+    State(#[from] StateError),
+    /// The lake.
+    #[error("cannot open the lake")]
+    Lake(#[from] LakeError),
+    /// The rules.
+    #[error("cannot take up the alert rules")]
+    Rules(#[from] DeskError),
+    /// A source.
+    #[error("the source {name} cannot be used")]
+    Source { name: String, #[source] source: IngestError },
+    /// The interface.
+    #[error("cannot serve the interface")]
+    Api(#[from] ApiError),
+    /// The address of the interface.
+    #[error("cannot listen on {address}")]
+    Listen { address: SocketAddr, #[source] source: std::io::Error },
+    /// A part ended by itself.
+    #[error("{0} ended by itself")]
+    Ended(&'static str),
+}
+
+/// What the city brings along.
+#[derive(Debug)]
+struct City {
+    catalogue: Arc<Catalogue>,
+    districts: Arc<Districts>,
+    installations: Arc<Installations>,
+}
+
+impl City {
+    fn load(config: &config::City) -> Result<Self, AppError> {
+        let catalogue = match &config.properties {
+            None => Catalogue::built_in(),
+            Some(path) => Catalogue::parse(&read(path)?).map_err(|source| AppError::Catalogue { path: path.clone(), source })?,
+        };
+        let districts = match &config.districts {
+            None => Districts::built_in(),
+            Some(path) => Districts::parse(&read(path)?).map_err(|source| AppError::Districts { path: path.clone(), source })?,
+        };
+        let installations = match &config.devices {
+            None => Installations::default(),
+            Some(path) => Installations::parse(&read(path)?).map_err(|source| AppError::Installations { path: path.clone(), source })?,
+        };
+        Ok(Self { catalogue: Arc::new(catalogue), districts: Arc::new(districts), installations: Arc::new(installations) })
+    }
+}
+
+fn read(path: &Path) -> Result<String, AppError> {
+    std::fs::read_to_string(path).map_err(|source| AppError::Unreadable { path: path.to_owned(), source })
+}
+
+/// Checks what the configuration's files hold, without starting anything.
+pub fn check_files(config: &Config) -> Result<(), AppError> {
+    let City { catalogue, districts, .. } = City::load(&config.city)?;
+    if let Some(path) = &config.alerts.rules {
+        crate::alert::Rules::parse(&read(path)?, &catalogue, &districts)
+            .map_err(|problems| AppError::Rules(DeskError::Invalid { problems }))?;
+    }
+    Ok(())
+}
+
+type Parts = JoinSet<(&'static str, Result<(), AppError>)>;
+
+/// A program that has started.
+#[derive(Debug)]
+pub struct Service {
+    address: SocketAddr,
+    deadline: Duration,
+    /// By stop order.
+    sources: Parts,
+    pipeline: Parts,
+    background: Parts,
+    interface: Parts,
+    stop_sources: CancellationToken,
+    give_up: CancellationToken,
+    settled: CancellationToken,
+    stop_background: CancellationToken,
+    stop_interface: CancellationToken,
+}
+
+impl Service {
+    /// Starts everything. Returns once the interface listens; sources connect by themselves.
+    pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
+        let City { catalogue, districts, installations } = City::load(&config.city)?;
+        let (database, work) = Database::open(&config.node.data, &catalogue, &districts)?;
+        let database = Arc::new(database);
+        let reader = Arc::new(Reader::open(database.path())?);
+        let lake = Lake::open(&config.node.data, Arc::clone(&database), Arc::clone(&catalogue), Arc::clone(&districts), lake_settings(&config)).await?;
+        let lake = Arc::new(lake);
+        let rules = config.alerts.rules.as_deref();
+        let desk = Desk::open(Arc::clone(&database), Arc::clone(&catalogue), Arc::clone(&districts), Arc::clone(&clock), &work, rules)?;
+        let desk = Arc::new(desk);
+        let metrics = Arc::new(Metrics::default());
+        let gate = Arc::new(Gate::new(GateLimits {
+            folder: config.node.data.clone(),
+            disk_reserve_bytes: config.intake.disk_reserve_mib << 20,
+            log_bytes_max: config.intake.log_mib_max << 20,
+        }));
+        let (inlet, messages) = ingest::queue(config.ingest.queue_messages, config.ingest.queue_mib << 20);
+        let statuses: Vec<Arc<SourceStatus>> = config.ingest.sources.iter().map(|source| SourceStatus::new(source.name.clone())).collect();
+        let listening = Arc::new(Listening::new(statuses.clone(), inlet.depth()));
+        let keeper = Arc::new(Keeper::new(Arc::clone(&lake), Arc::clone(&database), Arc::clone(&metrics), Arc::clone(&clock), schedule(&config)));
+        let listener = TcpListener::bind(config.api.listen)
+            .await
+            .map_err(|source| AppError::Listen { address: config.api.listen, source })?;
+        let address = listener.local_addr().map_err(|source| AppError::Listen { address: config.api.listen, source })?;
+
+        let mut service = Self {
+            address,
+            deadline: config.node.stop_deadline.0,
+            sources: JoinSet::new(),
+            pipeline: JoinSet::new(),
+            background: JoinSet::new(),
+            interface: JoinSet::new(),
+            stop_sources: CancellationToken::new(),
+            give_up: CancellationToken::new(),
+            settled: CancellationToken::new(),
+            stop_background: CancellationToken::new(),
+            stop_interface: CancellationToken::new(),
+        };
+        let context = Arc::new(Context {
+            clock: Arc::clone(&clock),
+            catalogue: Arc::clone(&catalogue),
+            districts: Arc::clone(&districts),
+            database: Arc::clone(&database),
+            reader,
+            lake,
+            keeper: Arc::clone(&keeper),
+            desk: Arc::clone(&desk),
+            gate: Arc::clone(&gate),
+            listening: Arc::clone(&listening),
+            sources: statuses.clone(),
+            waiting: inlet.depth(),
+            metrics: Arc::clone(&metrics),
+            started: clock.now(),
+            stop: service.stop_interface.clone(),
+            config: config.clone(),
+        });
+        let interface = api::serve(listener, context)?;
+        service.interface.spawn(async move { ("the interface", interface.await.map_err(AppError::Api)) });
+
+        let stop = service.stop_background.clone();
+        service.background.spawn(async move {
+            keeper.run(stop).await;
+            ("the lake's keeper", Ok(()))
+        });
+        let (ticking, heard, stop, every) = (Arc::clone(&desk), Arc::clone(&listening), service.stop_background.clone(), config.alerts.tick.0);
+        let ticker_clock = Arc::clone(&clock);
+        service.background.spawn(async move {
+            judge_silence(&ticking, &heard, ticker_clock, every, stop).await;
+            ("the judge of silence", Ok(()))
+        });
+
+        let converter = convert::Converter {
+            routes: config.ingest.sources.iter().map(|source| (source.name.clone(), route(source))).collect(),
+            limits: decode::Limits { payload_bytes_max: config.ingest.payload_bytes_max, readings_max: config.ingest.readings_max },
+            normaliser: Normaliser::new(catalogue, Arc::clone(&districts)),
+            installations,
+        };
+        let writer = writer::Writer {
+            database,
+            districts,
+            desk,
+            gate,
+            listening,
+            sources: statuses.clone(),
+            waiting: inlet.depth(),
+            metrics,
+            clock: Arc::clone(&clock),
+            limits: intake::Limits { devices_max: config.intake.devices_max },
+            repeats: Repeats::new(config.intake.digests_kept, work.digests),
+            give_up: service.give_up.clone(),
+        };
+        let (to_writer, batches) = mpsc::channel(BATCHES);
+        let (batch_len_max, linger) = (config.intake.batch_messages_max, config.intake.linger.0);
+        service.pipeline.spawn_blocking(move || {
+            converter.run(messages, &to_writer, batch_len_max, linger);
+            ("the converter", Ok(()))
+        });
+        service.pipeline.spawn_blocking(move || {
+            writer.run(batches);
+            ("the writer", Ok(()))
+        });
+
+        for (source, status) in config.ingest.sources.iter().zip(statuses) {
+            let name = source.name.to_string();
+            let settings = source_settings(source, &config.ingest);
+            let session = ingest::run(settings, inlet.clone(), status, Arc::clone(&clock), service.stop_sources.clone(), service.settled.clone());
+            service.sources.spawn(async move { ("a source", session.await.map_err(|source| AppError::Source { name, source })) });
+        }
+        Ok(service)
+    }
+
+    /// Where the interface listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Runs until `stop` is cancelled or a part fails, then stops everything in order.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), AppError> {
+        let has_sources = !self.sources.is_empty();
+        let early = tokio::select! {
+            () = stop.cancelled() => None,
+            Some(ended) = self.sources.join_next(), if has_sources => Some(ended),
+            Some(ended) = self.pipeline.join_next() => Some(ended),
+            Some(ended) = self.background.join_next() => Some(ended),
+            Some(ended) = self.interface.join_next() => Some(ended),
+        };
+        let outcome = match early {
+            None => Ok(()),
+            Some(Ok((part, Ok(())))) => Err(AppError::Ended(part)),
+            Some(Ok((_part, Err(error)))) => Err(error),
+            Some(Err(_panicked)) => Err(AppError::Ended("a part that panicked")),
+        };
+        if let Err(error) = &outcome {
+            tracing::error!(error = crate::error_chain(error), "stopping: a part of the program failed");
+        }
+        self.stop().await;
+        outcome
+    }
+
+    async fn stop(&mut self) {
+        tracing::info!("stopping: taking no more messages");
+        self.stop_sources.cancel();
+        if !ended(&mut self.pipeline, self.deadline).await {
+            tracing::warn!("what was taken cannot be committed in time: it will be delivered again");
+            self.give_up.cancel();
+            ended(&mut self.pipeline, GRACE).await;
+        }
+        self.settled.cancel();
+        if !ended(&mut self.sources, self.deadline).await {
+            tracing::warn!("a broker did not take its acknowledgements in time");
+            self.sources.shutdown().await;
+        }
+        self.stop_background.cancel();
+        if !ended(&mut self.background, self.deadline).await {
+            tracing::warn!("the lake did not finish its work in time: it will be done again");
+            self.background.shutdown().await;
+        }
+        self.stop_interface.cancel();
+        if !ended(&mut self.interface, self.deadline).await {
+            self.interface.shutdown().await;
+        }
+        tracing::info!("stopped");
+    }
+}
+
+/// Waits until all parts have ended; `false` where they do not in time.
+async fn ended(parts: &mut Parts, deadline: Duration) -> bool {
+    tokio::time::timeout(deadline, async { while parts.join_next().await.is_some() {} }).await.is_ok()
+}
+
+async fn judge_silence(desk: &Arc<Desk>, listening: &Arc<Listening>, clock: Arc<dyn Clock>, every: Duration, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(every);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            _now = ticks.tick() => {}
+        }
+        let since = listening.since(clock.now());
+        let desk = Arc::clone(desk);
+        match tokio::task::spawn_blocking(move || desk.tick(since)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(error = crate::error_chain(&error), "cannot judge silence: it is tried again"),
+            Err(_stopped) => return,
+        }
+    }
+}
+
+fn lake_settings(config: &Config) -> LakeSettings {
+    LakeSettings {
+        url: config.lake.url.clone(),
+        node: config.node.id.clone(),
+        memory_max: config.lake.memory_mib << 20,
+        digests: config.intake.digests_kept,
+        merge_rows_max: MERGE_ROWS_MAX,
+    }
+}
+
+fn schedule(config: &Config) -> Schedule {
+    Schedule {
+        flush_rows: config.lake.flush_rows,
+        // Half of what may be there, so that intake need not wait for a flush.
+        flush_bytes: config.intake.log_mib_max << 19,
+        flush_after: config.lake.flush_after.0,
+        merge_every: config.lake.merge_every.0,
+        maintain_every: config.lake.maintain_every.0,
+        kept: Some(config.lake.kept.0).filter(|kept| !kept.is_zero()),
+        vacuum_after: config.lake.vacuum_after.0,
+        quarantine_bytes_max: config.intake.quarantine_mib_max << 20,
+        quarantine_kept: config.intake.quarantine_kept.0,
+    }
+}
+
+fn route(source: &config::Source) -> convert::Route {
+    convert::Route {
+        decoders: source.subscriptions.iter().map(|subscription| (subscription.topic.clone(), subscription.decoder)).collect(),
+        bounds: TimeBounds { past_max: source.past_max.0, future_max: source.future_max.0, skew_max: source.skew_max.0 },
+    }
+}
+
+fn source_settings(source: &config::Source, section: &config::Ingest) -> ingest::Settings {
+    /// What is longer than a payload may be is still quarantined with its reason, up to so many times its length.
+    const PACKET_FACTOR: usize = 4;
+    let url = url::Url::parse(&source.url).expect("the configuration was checked");
+    let is_tls = url.scheme() == "mqtts";
+    let credentials = source.user.clone().map(|user| (user, source.password.as_ref().map(|password| password.reveal().to_owned()).unwrap_or_default()));
+    ingest::Settings {
+        name: source.name.clone(),
+        host: url.host_str().unwrap_or_default().to_owned(),
+        port: url.port().unwrap_or(if is_tls { 8_883 } else { 1_883 }),
+        tls: is_tls.then(|| ingest::Tls {
+            ca_file: source.ca_file.clone(),
+            client: source.certificate_file.clone().zip(source.key_file.clone()),
+        }),
+        client_id: source.client_id.clone().unwrap_or_default(),
+        credentials,
+        session_expiry: source.session_expiry.0,
+        receive_maximum: source.receive_maximum,
+        keep_alive: source.keep_alive.0,
+        connect_timeout: source.connect_timeout.0,
+        backoff_max: source.backoff_max.0,
+        packet_bytes_max: u32::try_from(section.payload_bytes_max.saturating_mul(PACKET_FACTOR)).unwrap_or(u32::MAX),
+        subscriptions: source
+            .subscriptions
+            .iter()
+            .map(|subscription| ingest::Subscription {
+                filter: subscription.share.as_ref().map_or_else(|| subscription.topic.clone(), |group| format!("$share/{group}/{}", subscription.topic)),
+                qos: subscription.qos,
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,91 @@
+//! From the queue of messages to batches of entries: decoding and normalisation, on a thread of its own, while the batch
+//! before is being committed.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use tokio::sync::mpsc;
+
+use crate::decode::{Decoder, Limits};
+use crate::ingest::{self, Delivery, Receipt};
+use crate::intake::Entry;
+use crate::model::{Fault, Installations, Message, Normalised, Reason, SourceName};
+use crate::normalise::{Normaliser, TimeBounds};
+
+/// Entries with the right to acknowledge each.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) entries: Vec<Entry>,
+    pub(super) receipts: Vec<Receipt>,
+}
+
+/// What is known of a source's messages.
+#[derive(Debug)]
+pub(super) struct Route {
+    /// Topic filters in the order of the configuration; the first that holds a topic counts.
+    pub(super) decoders: Vec<(String, Decoder)>,
+    pub(super) bounds: TimeBounds,
+}
+
+/// Decodes and normalises. Pure, but for the panics that it turns into faults.
+#[derive(Debug)]
+pub(super) struct Converter {
+    pub(super) routes: HashMap<SourceName, Route>,
+    pub(super) limits: Limits,
+    pub(super) normaliser: Normaliser,
+    pub(super) installations: Arc<Installations>,
+}
+
+impl Converter {
+    /// Works until every sender of `queue` is gone. Waits `linger` for a batch to fill, since larger ones cost less.
+    pub(super) fn run(&self, mut queue: mpsc::Receiver<Delivery>, batches: &mpsc::Sender<Batch>, batch_len_max: usize, linger: Duration) {
+        let mut deliveries = Vec::with_capacity(batch_len_max);
+        while queue.blocking_recv_many(&mut deliveries, batch_len_max) > 0 {
+            if deliveries.len() < batch_len_max && !linger.is_zero() {
+                std::thread::sleep(linger);
+                while deliveries.len() < batch_len_max
+                    && let Ok(delivery) = queue.try_recv()
+                {
+                    deliveries.push(delivery);
+                }
+            }
+            let mut batch = Batch { entries: Vec::with_capacity(deliveries.len()), receipts: Vec::with_capacity(deliveries.len()) };
+            for Delivery { message, receipt } in deliveries.drain(..) {
+                batch.entries.push(self.entry(message));
+                batch.receipts.push(receipt);
+            }
+            if batches.blocking_send(batch).is_err() {
+                break;
+            }
+        }
+    }
+
+    fn entry(&self, message: Message) -> Entry {
+        // Whatever a message makes of the program, it does it alone.
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.convert(&message))).unwrap_or_else(|_panic| Err(panicked()));
+        Entry { message, outcome }
+    }
+
+    fn convert(&self, message: &Message) -> Result<Normalised, Fault> {
+        let route = self.routes.get(&message.source);
+        let found = route.and_then(|route| {
+            let decoder = route.decoders.iter().find(|(filter, _decoder)| ingest::matches(filter, &message.topic));
+            decoder.map(|(_filter, decoder)| (*decoder, &route.bounds))
+        });
+        let Some((decoder, bounds)) = found else {
+            let detail = "no subscription's topic filter holds it".to_owned();
+            return Err(Fault { reason: Reason::Topic, at: String::new(), detail });
+        };
+        let readings = decoder.decode(&message.topic, &message.payload, &self.limits)?;
+        let installed = self.installations.find(&readings.device);
+        Ok(self.normaliser.normalise(readings, message.received, bounds, installed))
+    }
+}
+
+/// What is written of a message that made the program panic.
+pub(super) fn panicked() -> Fault {
+    tracing::error!("a message made the program panic: it is quarantined");
+    Fault { reason: Reason::Panic, at: String::new(), detail: "a fault of the program; the message is kept".to_owned() }
+}

@@ -1,0 +1,144 @@
+//! Since when messages come as they are sent.
+//!
+//! After a break the broker first delivers what it kept. A session's messages come in the order in which the broker took
+//! them, so the backlog is over with the first message that was fresh when it came, or when nothing comes for a moment.
+//! Until then nobody's silence can be judged.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::{Depth, SourceStatus};
+use crate::model::Timestamp;
+
+/// A message whose newest reading is not older than this was fresh when it came.
+const FRESH: Duration = Duration::from_secs(30);
+
+/// A source from which nothing came for so long, though it is ready, has no backlog.
+const IDLE: Duration = Duration::from_secs(2);
+
+/// Since when all sources are heard as they speak.
+#[derive(Debug)]
+pub struct Listening {
+    sources: Vec<Arc<SourceStatus>>,
+    queue: Depth,
+    since: Mutex<Vec<Option<Drained>>>,
+}
+
+/// A source's backlog is over.
+#[derive(Clone, Copy, Debug)]
+struct Drained {
+    /// On which connection.
+    connection: u64,
+    since: Timestamp,
+}
+
+impl Listening {
+    /// Nothing has been heard yet.
+    pub fn new(sources: Vec<Arc<SourceStatus>>, queue: Depth) -> Self {
+        let since = Mutex::new(vec![None; sources.len()]);
+        Self { sources, queue, since }
+    }
+
+    /// Takes note of a message that is settled: when it was received, and the time of its newest reading.
+    pub fn hear(&self, source: &str, received: Timestamp, newest: Timestamp) {
+        if received.since(newest) > FRESH {
+            return;
+        }
+        let Some(place) = self.sources.iter().position(|status| status.name.as_str() == source) else { return };
+        self.drained(place, received);
+    }
+
+    fn drained(&self, place: usize, since: Timestamp) {
+        let Some(status) = self.sources.get(place) else { return };
+        let connection = status.connections.load(Ordering::Relaxed);
+        if let Some(slot) = self.since.lock().get_mut(place)
+            && slot.is_none_or(|drained| drained.connection != connection)
+        {
+            *slot = Some(Drained { connection, since });
+        }
+    }
+
+    /// Intake stands still: what comes after it is a backlog again.
+    pub fn interrupt(&self) {
+        self.since.lock().fill(None);
+    }
+
+    /// Since when all sources are heard as they speak; `None` while one is not.
+    pub fn since(&self, now: Timestamp) -> Option<Timestamp> {
+        let (waiting, capacity) = self.queue.get();
+        if waiting * 2 > capacity {
+            self.interrupt();
+        }
+        for (place, status) in self.sources.iter().enumerate() {
+            let quiet_since = status.since().max(status.heard());
+            if status.is_ready() && waiting == 0 && quiet_since.is_some_and(|quiet| now.since(quiet) > IDLE) {
+                self.drained(place, now);
+            }
+        }
+        let since = self.since.lock();
+        let mut latest = None;
+        for (status, drained) in self.sources.iter().zip(since.iter()) {
+            let connection = status.connections.load(Ordering::Relaxed);
+            let drained = drained.filter(|drained| drained.connection == connection && status.is_ready())?;
+            latest = latest.max(Some(drained.since));
+        }
+        latest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::SourceName;
+
+    fn second(second: i64) -> Timestamp {
+        Timestamp::from_micros(1_700_000_000_000_000 + second * 1_000_000).unwrap()
+    }
+
+    fn source(name: &str) -> Arc<SourceStatus> {
+        SourceStatus::new(SourceName::try_from(name).unwrap())
+    }
+
+    fn connect(status: &SourceStatus, at: i64) {
+        status.connections.fetch_add(1, Ordering::Relaxed);
+        status.set_ready(second(at));
+        status.heard.store(second(at).micros(), Ordering::Relaxed);
+    }
+
+    #[test]
+    fn a_backlog_ends_with_the_first_fresh_message() {
+        let (inlet, _messages) = crate::ingest::queue(10, 10_000);
+        let main = source("main");
+        let listening = Listening::new(vec![Arc::clone(&main)], inlet.depth());
+        connect(&main, 0);
+        listening.hear("main", second(1), second(-600));
+        assert_eq!(listening.since(second(1)), None);
+        listening.hear("main", second(2), second(-20));
+        listening.hear("main", second(3), second(3));
+        assert_eq!(listening.since(second(3)), Some(second(2)));
+        main.set_failed(second(4), "gone".to_owned());
+        assert_eq!(listening.since(second(4)), None);
+        connect(&main, 60);
+        assert_eq!(listening.since(second(60)), None);
+        listening.hear("main", second(61), second(61));
+        assert_eq!(listening.since(second(61)), Some(second(61)));
+        listening.interrupt();
+        assert_eq!(listening.since(second(61)), None);
+    }
+
+    #[test]
+    fn an_idle_source_has_no_backlog_and_every_source_counts() {
+        let (inlet, _messages) = crate::ingest::queue(10, 10_000);
+        let (one, other) = (source("one"), source("other"));
+        let listening = Listening::new(vec![Arc::clone(&one), Arc::clone(&other)], inlet.depth());
+        connect(&one, 0);
+        assert_eq!(listening.since(second(3)), None);
+        connect(&other, 3);
+        assert_eq!(listening.since(second(4)), None);
+        assert_eq!(listening.since(second(6)), Some(second(6)));
+        assert_eq!(listening.since(second(9)), Some(second(6)));
+    }
+}
