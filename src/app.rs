@@ -24,7 +24,7 @@ use crate::alert::{Desk, DeskError};
 use crate::api::{self, ApiError, Context};
 use crate::config::{self, Config};
 use crate::decode;
-use crate::ingest::{self, IngestError, Listening, SourceStatus};
+use crate::ingest::{self, IngestError, Inlet, Listening, SourceStatus};
 use crate::intake::{self, Gate, GateLimits, Repeats};
 use crate::metrics::Metrics;
 use crate::model::{
@@ -128,6 +128,8 @@ type Parts = JoinSet<(&'static str, Result<(), AppError>)>;
 pub struct Service {
     address: SocketAddr,
     deadline: Duration,
+    /// Keeps the pipeline going, also where no source holds it.
+    inlet: Option<Inlet>,
     /// By stop order.
     sources: Parts,
     pipeline: Parts,
@@ -170,6 +172,7 @@ impl Service {
         let mut service = Self {
             address,
             deadline: config.node.stop_deadline.0,
+            inlet: Some(inlet.clone()),
             sources: JoinSet::new(),
             pipeline: JoinSet::new(),
             background: JoinSet::new(),
@@ -284,6 +287,7 @@ impl Service {
     async fn stop(&mut self) {
         tracing::info!("stopping: taking no more messages");
         self.stop_sources.cancel();
+        self.inlet = None;
         if !ended(&mut self.pipeline, self.deadline).await {
             tracing::warn!("what was taken cannot be committed in time: it will be delivered again");
             self.give_up.cancel();
