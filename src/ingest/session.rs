@@ -9,7 +9,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use rumqttc::Transport;
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{ConnectProperties, Filter, Packet, Publish, SubAck, SubscribeReasonCode};
+use rumqttc::v5::mqttbytes::v5::{ConnectProperties, Filter, Packet, Publish, RetainForwardRule, SubAck, SubscribeReasonCode};
 use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions};
 use rumqttc::Outgoing;
 use tokio::sync::mpsc;
@@ -195,7 +195,9 @@ impl Session {
             .iter()
             .map(|subscription| (subscription.filter.as_str(), if subscription.qos == 0 { QoS::AtMostOnce } else { QoS::AtLeastOnce }))
             .chain([(BROKER_DROPPED, QoS::AtMostOnce)])
-            .map(|(filter, qos)| Filter { preserve_retain: true, ..Filter::new(filter, qos) });
+            // Only what the broker kept may be marked as retained, not what a device sends with that mark (MQTT 5, 3.8.3.1);
+            // and it need not come again with every connection.
+            .map(|(filter, qos)| Filter { retain_forward_rule: RetainForwardRule::OnNewSubscribe, ..Filter::new(filter, qos) });
         self.client.try_subscribe_many(filters).map_err(|error| Broken::Request(error.to_string()))
     }
 
