@@ -356,35 +356,35 @@ impl Session {
         const GOODBYE: Duration = Duration::from_secs(2);
         self.inlet = None;
         self.held.clear();
-        if self.status.is_ready() {
-            loop {
-                tokio::select! {
-                    biased;
-                    () = settled.cancelled() => break,
-                    outcome = self.eventloop.poll() => if outcome.is_err() { break },
-                }
-            }
-            // The last acknowledgements are in the queue by now: let them out before the goodbye.
+        if self.status.is_ready() && self.poll_until(settled.cancelled()).await.is_ok() {
+            let (client, acknowledgements) = (self.client.clone(), self.acknowledgements.clone());
             let last = async {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                self.client.try_disconnect()
-            };
-            let goodbye = tokio::time::timeout(GOODBYE, async {
-                tokio::pin!(last);
-                let mut asked = false;
-                loop {
-                    tokio::select! {
-                        result = &mut last, if !asked => { asked = true; if result.is_err() { break } }
-                        outcome = self.eventloop.poll() => if outcome.is_err() { break },
-                    }
+                // All that was settled is in the queue by now: let it out before the goodbye.
+                while acknowledgements.capacity() < acknowledgements.max_capacity() || client.try_disconnect().is_err() {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
                 }
-            });
-            if goodbye.await.is_err() {
-                tracing::debug!(source = %self.status.name, "the broker did not close the connection");
+                std::future::pending::<()>().await;
+            };
+            match tokio::time::timeout(GOODBYE, self.poll_until(last)).await {
+                Ok(_closed) => {}
+                Err(_elapsed) => tracing::debug!(source = %self.status.name, "the broker did not close the connection"),
             }
         }
         self.status.set_failed(self.clock.now(), "stopped".to_owned());
         *self.generation.lock() += 1;
+    }
+
+    /// Polls, ignoring what comes, until `end`. Once the connection is lost it must not be polled again: that would make
+    /// another one, on which acknowledgements of this one would go out.
+    async fn poll_until(&mut self, end: impl Future<Output = ()>) -> Result<(), Broken> {
+        tokio::pin!(end);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut end => return Ok(()),
+                outcome = self.poll() => drop(outcome?),
+            }
+        }
     }
 }
 
