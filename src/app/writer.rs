@@ -17,7 +17,7 @@ use crate::ingest::{Depth, Listening, SourceStatus};
 use crate::intake::{self, Entry, Gate, Limits, Repeats, Settled};
 use crate::metrics::{LaneLabel, Metrics, Outcome, OutcomeLabels};
 use crate::model::{Clock, Districts, Normalised, Timestamp};
-use crate::state::{Database, Lane, StateError};
+use crate::state::{Database, StateError};
 
 /// Batches of the converter that one commit takes at most.
 const BATCHES_MAX: usize = 4;
@@ -93,7 +93,7 @@ impl Writer {
                 None => {}
             }
             self.metrics.intake_paused.set(1);
-            self.listening.interrupt();
+            self.listening.interrupt(now);
             if self.give_up.is_cancelled() {
                 return false;
             }
