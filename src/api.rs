@@ -9,6 +9,7 @@
 //! | `params`, `body` | what a caller sends, read strictly, all problems reported at once |
 //! | `formats` | JSON, NDJSON, CSV, GeoJSON: negotiation, streaming, conditional requests |
 //! | `question` | how many questions run at once, and for how long |
+//! | `filters` | what addresses about observations have in common |
 //! | the others | endpoints, one subject a file |
 //!
 //! # Adding an endpoint
@@ -28,11 +29,17 @@
 //!
 //! Answers are `no-store` unless the handler says otherwise (`formats::document` does).
 
+mod aggregates;
 mod auth;
 mod body;
+mod catalogue;
 mod description;
+mod devices;
+mod filters;
 mod formats;
 mod guard;
+mod latest;
+mod observations;
 mod params;
 mod problem;
 mod question;
@@ -166,7 +173,13 @@ impl Shared {
 
 /// Every endpoint with its description. Add yours here.
 fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::with_openapi(description::frame()).merge(description::routes())
+    OpenApiRouter::with_openapi(description::frame())
+        .merge(description::routes())
+        .merge(observations::routes())
+        .merge(latest::routes())
+        .merge(aggregates::routes())
+        .merge(devices::routes())
+        .merge(catalogue::routes())
 }
 
 /// All of it: what the server serves, and what tests call.

@@ -12,6 +12,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::alert::DeskError;
+use crate::query::aggregate::AggregateError;
+use crate::query::ask::AskError;
+use crate::query::window::WindowsError;
 use crate::state::StateError;
 use crate::store::LakeError;
 
@@ -398,6 +401,28 @@ impl From<LakeError> for Problem {
             LakeError::Stopped => Self::new(Kind::Stopping, ""),
             LakeError::Delta(_) => Self::logged(Kind::StoreUnavailable, &error),
             LakeError::Location(_) | LakeError::Sync(_) | LakeError::Query(_) | LakeError::Unknown { .. } => Self::internal(&error),
+        }
+    }
+}
+
+impl From<AskError> for Problem {
+    fn from(error: AskError) -> Self {
+        let parameter = |name: &str| {
+            let violation = Violation { r#in: "query", name: name.to_owned(), problem: error.to_string() };
+            Self::invalid(Kind::InvalidParameters, vec![violation])
+        };
+        match error {
+            AskError::UnknownDevice(_) => parameter("device"),
+            AskError::UnknownKind { .. } => parameter("kind"),
+            AskError::EmptyRange | AskError::Windows(WindowsError::Empty { .. }) => parameter("from"),
+            AskError::PageSize { .. } => parameter("limit"),
+            AskError::Function(_) => Self::new(Kind::InvalidQuestion, error.to_string()),
+            AskError::Windows(WindowsError::TooMany { .. })
+            | AskError::Aggregate(AggregateError::TooManySlots { .. } | AggregateError::TooManyRows { .. })
+            | AskError::TooManyKinds(_) => Self::new(Kind::QuestionTooLarge, error.to_string()),
+            AskError::Aggregate(AggregateError::Unordered { .. }) => Self::internal(&error),
+            AskError::Store(error) => error.into(),
+            AskError::Stopped => Self::new(Kind::Stopping, ""),
         }
     }
 }
