@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use deltalake::arrow::array::{Array, AsArray, RecordBatch, StringViewArray};
+use deltalake::arrow::buffer::ScalarBuffer;
 use deltalake::arrow::datatypes::{Float64Type, Int16Type, TimestampMicrosecondType};
 use futures::{StreamExt, TryStreamExt, stream};
 use hashbrown::{HashMap, HashSet};
@@ -149,7 +150,8 @@ impl Reader {
             },
             time: column(TIME)?.as_primitive::<TimestampMicrosecondType>().values().to_vec(),
             value: column(VALUE)?.as_primitive::<Float64Type>().values().to_vec(),
-            flags: column(FLAGS)?.as_primitive::<Int16Type>().values().iter().map(|flags| u16::from_le_bytes(flags.to_le_bytes())).collect(),
+            // The same bits as the table's signed numbers.
+            flags: ScalarBuffer::<u16>::from(column(FLAGS)?.as_primitive::<Int16Type>().values().inner().clone()).to_vec(),
             district: match batch.column_by_name(DISTRICT) {
                 None => vec![NO_DISTRICT; rows],
                 // A district that the city has since dropped is none.
@@ -174,34 +176,34 @@ impl Reader {
     /// Drops rows that late ones replace, and those that the reading could only narrow down.
     fn drop_foreign(&self, chunk: &mut Chunk) {
         let Selection { devices, districts, area, trusted, .. } = &*self.selection;
-        let mut keep = vec![true; chunk.len()];
-        let mut check = |is_kept: &dyn Fn(usize) -> bool| {
-            for (row, keep) in keep.iter_mut().enumerate() {
-                *keep = *keep && is_kept(row);
-            }
-        };
         let of = |codes: &[u16], row: usize| codes.get(row).copied().unwrap_or(u16::MAX);
-        if *trusted && chunk.flags.iter().any(|flags| !Flags::from_bits_retain(*flags).is_trusted()) {
-            check(&|row| Flags::from_bits_retain(of(&chunk.flags, row)).is_trusted());
+        let mut checks: Vec<Box<dyn Fn(usize) -> bool + '_>> = Vec::new();
+        // Nearly always no row is suspect.
+        if *trusted && chunk.flags.iter().fold(0, |all, flags| all | flags) != 0 {
+            checks.push(Box::new(|row| Flags::from_bits_retain(of(&chunk.flags, row)).is_trusted()));
         }
-        if chunk.property.contains(&NO_PROPERTY) {
-            check(&|row| of(&chunk.property, row) != NO_PROPERTY);
+        if self.selection.properties.len() != 1 && chunk.property.contains(&NO_PROPERTY) {
+            checks.push(Box::new(|row| of(&chunk.property, row) != NO_PROPERTY));
         }
         if let Some(devices) = devices.as_ref().filter(|devices| devices.len() > DEVICES_IN_FILTER) {
-            check(&|row| chunk.device.get(row).is_some_and(|device| devices.binary_search(&DeviceIndex(*device)).is_ok()));
+            checks.push(Box::new(|row| chunk.device.get(row).is_some_and(|device| devices.binary_search(&DeviceIndex(*device)).is_ok())));
         }
         if !districts.is_empty() {
-            check(&|row| districts.iter().any(|district| district.0 == of(&chunk.district, row)));
+            checks.push(Box::new(|row| districts.iter().any(|district| district.0 == of(&chunk.district, row))));
         }
         if let Some(area) = area {
-            check(&|row| chunk.position.get(row).copied().flatten().is_some_and(|position| area.contains(position)));
+            checks.push(Box::new(|row| chunk.position.get(row).copied().flatten().is_some_and(|position| area.contains(position))));
         }
         if !self.overlay.is_empty() {
-            let columns = |row| Some((*chunk.device.get(row)?, *chunk.property.get(row)?, *chunk.time.get(row)?));
-            check(&|row| columns(row).is_some_and(|identity| !self.overlay.contains(&identity)));
+            let identity = |row| Some((*chunk.device.get(row)?, *chunk.property.get(row)?, *chunk.time.get(row)?));
+            checks.push(Box::new(move |row| identity(row).is_some_and(|identity| !self.overlay.contains(&identity))));
         }
-        if keep.contains(&false) {
-            chunk.retain(&keep);
+        if !checks.is_empty() {
+            let keep: Vec<bool> = (0..chunk.len()).map(|row| checks.iter().all(|check| check(row))).collect();
+            drop(checks);
+            if keep.contains(&false) {
+                chunk.retain(&keep);
+            }
         }
     }
 
@@ -218,17 +220,19 @@ impl Reader {
 /// A column of names as their numbers; [`u16::MAX`] and the like for none.
 fn codes<T: Copy + Missing>(names: &StringViewArray, mut code: impl FnMut(&str) -> Result<T, LakeError>) -> Result<Vec<T>, LakeError> {
     let mut codes = Vec::with_capacity(names.len());
-    // Rows come sorted and names from a dictionary, so that a name is nearly always that of the row before, at the same place.
-    let mut before = (None, T::MISSING);
-    for (row, view) in names.views().iter().enumerate() {
-        if names.is_null(row) {
-            codes.push(T::MISSING);
-            continue;
-        }
-        if before.0 != Some(*view) {
-            before = (Some(*view), code(names.value(row))?);
-        }
-        codes.push(before.1);
+    let views = names.views();
+    // Rows come sorted and names from a dictionary: they come in runs of the very same view.
+    while let Some(view) = views.get(codes.len()) {
+        let row = codes.len();
+        let is_missing = names.is_null(row);
+        let same = views.iter().skip(row).take_while(|other| *other == view);
+        let length = if names.null_count() == 0 {
+            same.count()
+        } else {
+            same.zip(row..).take_while(|(_view, row)| names.is_null(*row) == is_missing).count()
+        };
+        let code = if is_missing { T::MISSING } else { code(names.value(row))? };
+        codes.resize(row + length, code);
     }
     Ok(codes)
 }

@@ -161,14 +161,14 @@ async fn table_and_log_together_answer_as_a_naive_reference() {
     let mut random = fastrand::Rng::with_seed(7);
     let start = at("2026-10-23T12:00:00Z");
     let mut heard = Vec::new();
-    for round in 0..40_u64 {
+    for round in 0..24_u64 {
         let mut batch = Vec::new();
         for step in 0..30 {
             for (number, device) in DEVICES.into_iter().enumerate() {
                 if random.u8(..) < 60 {
                     continue;
                 }
-                let minute = (round * 30 + step) * 4;
+                let minute = (round * 30 + step) * 7;
                 let time = start.plus(seconds(minute * 60));
                 let position = if device == "m" && random.bool() { SECOND } else { [FIRST, SECOND, FIRST, OUTSIDE][number] };
                 let (draw, is_suspect) = (random.f64(), random.u8(..) < 25);
