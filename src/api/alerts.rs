@@ -27,11 +27,11 @@ const SEVERITIES: [(&str, &str); 3] = [("info", "info"), ("warning", "warning"),
 
 pub(super) fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::default()
-        .routes(routes!(list))
-        .routes(routes!(pending))
-        .routes(routes!(one))
-        .routes(routes!(acknowledge))
-        .routes(routes!(clear))
+        .routes(routes!(list_alerts))
+        .routes(routes!(list_pending))
+        .routes(routes!(show_alert))
+        .routes(routes!(acknowledge_alert))
+        .routes(routes!(clear_alert))
 }
 
 /// Where a page of alerts ends: when the last one became active, and its id.
@@ -113,7 +113,7 @@ struct PendingList {
     ),
     responses((status = 200, body = Page<Alert>), Errors)
 )]
-async fn list(State(shared): State<Shared>, params: Params) -> Result<Response, Problem> {
+async fn list_alerts(State(shared): State<Shared>, params: Params) -> Result<Response, Problem> {
     let (active, cleared) = (Status::Active.as_str(), Status::Cleared.as_str());
     let filter = params.read(|query| AlertFilter {
         status: query.word("status", &[(active, Some(active)), (cleared, Some(cleared)), ("all", None)]).unwrap_or(Some(active)),
@@ -139,7 +139,7 @@ fn parse(text: &str) -> Result<Alert, Problem> {
 
 /// Conditions that hold, not long enough yet for an alert.
 #[utoipa::path(get, path = "/v1/alerts/pending", tag = "alerts", responses((status = 200, body = PendingList), Errors))]
-async fn pending(State(context): State<Arc<Context>>, params: Params) -> Result<Response, Problem> {
+async fn list_pending(State(context): State<Arc<Context>>, params: Params) -> Result<Response, Problem> {
     params.none()?;
     let rules = context.desk.rules();
     let mut items: Vec<Pending> = context.desk.pending().into_iter().filter_map(|record| Pending::of(record, &rules)).collect();
@@ -176,7 +176,7 @@ async fn find(shared: &Shared, id: String) -> Result<Alert, Problem> {
     params(("id" = String, Path, description = "The alert's id", example = "pm10-high:a-1:1700000000000000")),
     responses((status = 200, body = Alert), (status = 404, description = "There is none", content_type = "application/problem+json", body = Details), Errors)
 )]
-async fn one(State(shared): State<Shared>, PathId(id): PathId<String>, params: Params) -> Result<Response, Problem> {
+async fn show_alert(State(shared): State<Shared>, PathId(id): PathId<String>, params: Params) -> Result<Response, Problem> {
     params.none()?;
     Ok(formats::json(&find(&shared, id).await?))
 }
@@ -190,7 +190,7 @@ async fn one(State(shared): State<Shared>, PathId(id): PathId<String>, params: P
     request_body = Remark,
     responses((status = 200, body = Alert), (status = 404, description = "There is none", content_type = "application/problem+json", body = Details), Errors)
 )]
-async fn acknowledge(
+async fn acknowledge_alert(
     State(shared): State<Shared>,
     Operator(caller): Operator,
     PathId(id): PathId<String>,
@@ -222,7 +222,7 @@ async fn acknowledge(
         Errors
     )
 )]
-async fn clear(
+async fn clear_alert(
     State(shared): State<Shared>,
     Operator(caller): Operator,
     PathId(id): PathId<String>,

@@ -25,7 +25,7 @@ const DROPS: &str = "the broker dropped messages before they reached this server
      set its queue limits as the README's section on brokers says";
 
 pub(super) fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default().routes(routes!(health)).routes(routes!(status))
+    OpenApiRouter::default().routes(routes!(show_health)).routes(routes!(show_status))
 }
 
 /// The process lives.
@@ -40,7 +40,7 @@ struct Health {
 /// Says nothing of sources and store: a program that restarts the server because a broker is away makes it worse. For
 /// that there is `/status`.
 #[utoipa::path(get, path = "/health", tag = "operations", security(()), responses((status = 200, body = Health)))]
-async fn health() -> Response {
+async fn show_health() -> Response {
     formats::json(&Health { status: "alive" })
 }
 
@@ -62,10 +62,10 @@ struct Status {
     /// Whether every source is connected, messages are accepted, and the lake does its work.
     ready: bool,
     /// By source.
-    sources: Vec<Source>,
-    intake: Intake,
-    log: Log,
-    lake: Lake,
+    sources: Vec<SourceState>,
+    intake: IntakeState,
+    log: LogState,
+    lake: LakeState,
     devices: Bounded,
     /// Active alerts.
     alerts_active: usize,
@@ -75,12 +75,12 @@ struct Status {
     /// Resident memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     memory_bytes: Option<u64>,
-    ledger: Ledger,
+    ledger: LedgerTotal,
 }
 
 /// A source.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-struct Source {
+struct SourceState {
     #[schema(example = "main")]
     name: String,
     /// Whether it is connected and subscribed.
@@ -110,7 +110,7 @@ struct Source {
 
 /// Whether messages are accepted.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-struct Intake {
+struct IntakeState {
     /// Why nothing is accepted; left out where it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     paused: Option<Paused>,
@@ -143,7 +143,7 @@ struct Bounded {
 
 /// What the store does not hold yet.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-struct Log {
+struct LogState {
     /// Rows that are certainly new.
     rows_ordered: usize,
     /// Rows that are to be compared with what is stored.
@@ -156,7 +156,7 @@ struct Log {
 
 /// The store.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-struct Lake {
+struct LakeState {
     /// Delta version.
     version: u64,
     files: usize,
@@ -168,12 +168,12 @@ struct Lake {
     late: u64,
     /// What fails.
     #[serde(skip_serializing_if = "Option::is_none")]
-    failure: Option<Failure>,
+    failure: Option<LakeFailure>,
 }
 
 /// Work of the store that fails and is tried again.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-struct Failure {
+struct LakeFailure {
     #[schema(example = "flush")]
     work: String,
     /// Why.
@@ -184,7 +184,7 @@ struct Failure {
 
 /// All that was ever received.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-struct Ledger {
+struct LedgerTotal {
     total: Counts,
     /// Whether nothing is missing: received = accepted + rejected + repeated + shed, and readings = stored + duplicate +
     /// corrected + quarantined + pending.
@@ -198,7 +198,7 @@ struct Ledger {
     get, path = "/status", tag = "operations",
     responses((status = 200, description = "Ready", body = Status), (status = 503, description = "Not ready", body = Status), Errors)
 )]
-async fn status(State(shared): State<Shared>, params: Params) -> Result<Response, Problem> {
+async fn show_status(State(shared): State<Shared>, params: Params) -> Result<Response, Problem> {
     params.none()?;
     let (total, lake) = shared.blocking(|context| Ok::<_, Problem>((context.reader.ledger_total()?, context.lake.status()?))).await?;
     let status = Status::of(&shared.context, total, &lake);
@@ -214,13 +214,13 @@ impl Status {
             let live = context.database.live();
             let state = live.read();
             let bytes_max = config.intake.log_mib_max << 20;
-            let log = Log { rows_ordered: state.tail_rows.0, rows_late: state.tail_rows.1, bytes: state.tail_bytes, bytes_max };
+            let log = LogState { rows_ordered: state.tail_rows.0, rows_late: state.tail_rows.1, bytes: state.tail_bytes, bytes_max };
             (log, state.devices.len(), live.sequence())
         };
-        let sources: Vec<Source> = context.sources.iter().map(Source::of).collect();
+        let sources: Vec<SourceState> = context.sources.iter().map(SourceState::of).collect();
         let paused = context.gate.pause().map(|(pause, since)| Paused { detail: pause.to_string(), pause, since });
         let failure = context.keeper.failure();
-        let failure = failure.map(|failure| Failure {
+        let failure = failure.map(|failure| LakeFailure {
             work: format!("{:?}", failure.work).to_lowercase(),
             error: failure.error,
             since: failure.since,
@@ -233,14 +233,14 @@ impl Status {
             now,
             ready: paused.is_none() && failure.is_none() && sources.iter().all(|source| source.ready),
             sources,
-            intake: Intake {
+            intake: IntakeState {
                 paused,
                 queue: Bounded { count: waiting, max: waiting_max },
                 listening_since: context.listening.since(now),
                 sequence,
             },
             log,
-            lake: Lake {
+            lake: LakeState {
                 version: lake.version,
                 files: lake.files,
                 bytes: lake.bytes,
@@ -253,12 +253,12 @@ impl Status {
             alerts_active: context.desk.active_count(),
             disk_free_bytes: intake::disk_free(&config.node.data),
             memory_bytes: super::metrics::resident_bytes(),
-            ledger: Ledger { total, balances: total.balances() },
+            ledger: LedgerTotal { total, balances: total.balances() },
         }
     }
 }
 
-impl Source {
+impl SourceState {
     fn of(source: &Arc<SourceStatus>) -> Self {
         let broker_dropped = source.broker_dropped.load(Ordering::Relaxed);
         Self {

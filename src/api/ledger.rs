@@ -21,7 +21,7 @@ const LINES_MAX: usize = 90_000;
 const DEFAULT: Duration = Duration::from_secs(86_400);
 
 pub(super) fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default().routes(routes!(ledger))
+    OpenApiRouter::default().routes(routes!(show_ledger))
 }
 
 /// A line of the ledger.
@@ -109,7 +109,7 @@ impl Row for LedgerLine {
         Errors
     )
 )]
-async fn ledger(State(shared): State<Shared>, params: Params) -> Result<Response, Problem> {
+async fn show_ledger(State(shared): State<Shared>, params: Params) -> Result<Response, Problem> {
     let (from, to, source, format) = params.read(|query| {
         let (from, to) = query.interval(DEFAULT);
         (from, to, query.text("source"), query.format(&[Format::Json, Format::Csv, Format::NdJson]))

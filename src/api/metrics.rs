@@ -16,7 +16,7 @@ use crate::metrics::{LaneLabel, Metrics, SourceLabel};
 use crate::store::LakeStatus;
 
 pub(super) fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default().routes(routes!(metrics))
+    OpenApiRouter::default().routes(routes!(show_metrics))
 }
 
 /// Metrics for Prometheus.
@@ -26,7 +26,7 @@ pub(super) fn routes() -> OpenApiRouter<Shared> {
     get, path = "/metrics", tag = "operations",
     responses((status = 200, description = "OpenMetrics", content_type = "application/openmetrics-text", body = String), Errors)
 )]
-async fn metrics(State(shared): State<Shared>, params: Params) -> Result<Response, Problem> {
+async fn show_metrics(State(shared): State<Shared>, params: Params) -> Result<Response, Problem> {
     params.none()?;
     let lake = shared.blocking(|context| context.lake.status()).await?;
     refresh(&shared.context, &lake);

@@ -22,7 +22,11 @@ use crate::state::{QuarantineFilter, QuarantineRow};
 const EXCERPT_BYTES: usize = 2_048;
 
 pub(super) fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default().routes(routes!(list)).routes(routes!(reasons)).routes(routes!(one)).routes(routes!(payload))
+    OpenApiRouter::default()
+        .routes(routes!(list_quarantined))
+        .routes(routes!(count_quarantined))
+        .routes(routes!(show_quarantined))
+        .routes(routes!(download_quarantined))
 }
 
 /// What is wrong with a message or one of its readings.
@@ -152,7 +156,7 @@ fn text(bytes: Vec<u8>, is_cut: bool) -> Result<String, Vec<u8>> {
     ),
     responses((status = 200, body = Page<Quarantined>), Errors)
 )]
-async fn list(State(shared): State<Shared>, params: Params) -> Result<Response, Problem> {
+async fn list_quarantined(State(shared): State<Shared>, params: Params) -> Result<Response, Problem> {
     let filter = params.read(|query| {
         let reasons = Reason::ALL.map(|reason| (reason.as_str(), reason));
         QuarantineFilter {
@@ -174,7 +178,7 @@ async fn list(State(shared): State<Shared>, params: Params) -> Result<Response, 
 
 /// How many messages are quarantined, by reason.
 #[utoipa::path(get, path = "/v1/quarantine/reasons", tag = "intake", responses((status = 200, body = ReasonCounts), Errors))]
-async fn reasons(State(shared): State<Shared>, params: Params) -> Result<Response, Problem> {
+async fn count_quarantined(State(shared): State<Shared>, params: Params) -> Result<Response, Problem> {
     params.none()?;
     let counts = shared.blocking(|context| context.reader.quarantine_reasons()).await?;
     let reasons = counts.into_iter().map(|(reason, count)| ReasonCount { reason, count }).collect();
@@ -192,7 +196,7 @@ async fn find(shared: &Shared, id: i64) -> Result<QuarantineRow, Problem> {
     params(("id" = i64, Path, description = "The message's number", example = 17)),
     responses((status = 200, body = QuarantinedWhole), (status = 404, description = "There is none, or not any more", content_type = "application/problem+json", body = Details), Errors)
 )]
-async fn one(State(shared): State<Shared>, PathId(id): PathId<i64>, params: Params) -> Result<Response, Problem> {
+async fn show_quarantined(State(shared): State<Shared>, PathId(id): PathId<i64>, params: Params) -> Result<Response, Problem> {
     params.none()?;
     let row = find(&shared, id).await?;
     let payload_hex = row.payload.iter().fold(String::with_capacity(row.payload.len() * 2), |mut hex, byte| {
@@ -212,7 +216,7 @@ async fn one(State(shared): State<Shared>, PathId(id): PathId<i64>, params: Para
         Errors
     )
 )]
-async fn payload(State(shared): State<Shared>, PathId(id): PathId<i64>, params: Params) -> Result<Response, Problem> {
+async fn download_quarantined(State(shared): State<Shared>, PathId(id): PathId<i64>, params: Params) -> Result<Response, Problem> {
     params.none()?;
     let row = find(&shared, id).await?;
     // Whatever it is, a browser must not open it.

@@ -18,7 +18,11 @@ use crate::alert::{self, RuleDocument};
 use crate::model::Timestamp;
 
 pub(super) fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default().routes(routes!(rules, put)).routes(routes!(versions)).routes(routes!(version)).routes(routes!(schema))
+    OpenApiRouter::default()
+        .routes(routes!(show_rules, put_rules))
+        .routes(routes!(list_rules_versions))
+        .routes(routes!(show_rules_version))
+        .routes(routes!(show_rules_schema))
 }
 
 /// All rules.
@@ -44,7 +48,7 @@ struct RulesVersion {
 ///
 /// The form is that which `PUT` takes.
 #[utoipa::path(get, path = "/v1/rules", tag = "alerts", responses((status = 200, body = RulesDocument), Errors))]
-async fn rules(State(context): State<Arc<Context>>, params: Params) -> Result<Response, Problem> {
+async fn show_rules(State(context): State<Arc<Context>>, params: Params) -> Result<Response, Problem> {
     params.none()?;
     Ok(formats::json(&RulesDocument { rules: context.desk.rules() }))
 }
@@ -68,7 +72,7 @@ async fn rules(State(context): State<Arc<Context>>, params: Params) -> Result<Re
         Errors
     )
 )]
-async fn put(
+async fn put_rules(
     State(shared): State<Shared>,
     Administrator(caller): Administrator,
     params: Params,
@@ -91,7 +95,7 @@ async fn put(
     ),
     responses((status = 200, body = Page<RulesVersion>), Errors)
 )]
-async fn versions(State(shared): State<Shared>, params: Params) -> Result<Response, Problem> {
+async fn list_rules_versions(State(shared): State<Shared>, params: Params) -> Result<Response, Problem> {
     let (limit, before) = params.read(|query| (query.limit(50, 500), query.cursor()))?;
     let rows = shared.blocking(move |context| context.reader.rules_versions(before, limit + 1)).await?;
     let items = rows.into_iter().map(|(version, created, author)| RulesVersion { version, created, author }).collect();
@@ -106,7 +110,12 @@ async fn versions(State(shared): State<Shared>, params: Params) -> Result<Respon
     params(("id" = i64, Path, description = "The version", example = 3)),
     responses((status = 200, body = RulesDocument), (status = 404, description = "There is none", content_type = "application/problem+json", body = Details), Errors)
 )]
-async fn version(State(shared): State<Shared>, PathId(id): PathId<i64>, params: Params, headers: HeaderMap) -> Result<Response, Problem> {
+async fn show_rules_version(
+    State(shared): State<Shared>,
+    PathId(id): PathId<i64>,
+    params: Params,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     params.none()?;
     let text = shared.blocking(move |context| context.reader.rules_version(id)).await?;
     Ok(formats::document(&headers, "application/json", text.ok_or_else(|| Problem::not_found("version of the rules", id))?))
@@ -117,7 +126,7 @@ async fn version(State(shared): State<Shared>, PathId(id): PathId<i64>, params: 
     get, path = "/v1/rules/schema", tag = "alerts",
     responses((status = 200, description = "JSON Schema 2020-12", content_type = "application/schema+json", body = serde_json::Value), Errors)
 )]
-async fn schema(params: Params, headers: HeaderMap) -> Result<Response, Problem> {
+async fn show_rules_schema(params: Params, headers: HeaderMap) -> Result<Response, Problem> {
     params.none()?;
     Ok(formats::document(&headers, "application/schema+json", alert::rules_schema().to_string()))
 }

@@ -52,7 +52,7 @@ const GATHER: Duration = Duration::from_millis(25);
 const RETRY_MS: u32 = 2_000;
 
 pub(super) fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default().routes(routes!(stream))
+    OpenApiRouter::default().routes(routes!(follow_stream))
 }
 
 /// An observation, as it was just taken.
@@ -212,7 +212,7 @@ impl Drop for Counted {
         Errors
     )
 )]
-async fn stream(extract::State(shared): extract::State<Shared>, params: Params, headers: HeaderMap) -> Result<Response, Problem> {
+async fn follow_stream(extract::State(shared): extract::State<Shared>, params: Params, headers: HeaderMap) -> Result<Response, Problem> {
     let context = Arc::clone(&shared.context);
     let (filter, asked) = params.read(|query| {
         let filter = Filter {
