@@ -24,7 +24,7 @@ use crate::store::{Keeper, Lake, LakeSettings, Schedule};
 mod alerts;
 mod connections;
 mod frame;
-mod intake;
+mod messages;
 mod stream;
 
 /// The instant at which a town begins: 2023-11-14T22:13:20Z.
