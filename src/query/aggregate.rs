@@ -2,7 +2,8 @@
 //! the function in time; then per group and window the function across devices.
 //!
 //! Guarantees:
-//! - Memory is bounded: a slot for each series that has rows and each window, up to a limit; only percentiles keep rows, up to another.
+//! - Memory is bounded: a slot for each series that has rows and each window, up to a limit, and as many buckets for empty windows where
+//!   these are asked for; only percentiles keep rows, up to another limit.
 //! - For functions that look at each row alone the order of rows does not show in the answer: sums are compensated.
 //! - What pairs of readings and holding values contribute is cut so that short windows add up to long ones.
 //!
@@ -104,7 +105,9 @@ pub enum Lead {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AggregateError {
     /// More slots than are allowed.
-    #[error("{series} series of {windows} windows are more than the {slots_max} buckets allowed: ask for longer windows, less time or fewer devices")]
+    #[error(
+        "{series} series of {windows} windows are more than the {slots_max} buckets allowed: ask for longer windows, less time or fewer devices"
+    )]
     TooManySlots { series: usize, windows: usize, slots_max: usize },
     /// More rows than may be kept.
     #[error("a percentile needs all values at once, and there are more than the {rows_max} allowed: ask for less time or fewer devices")]

@@ -184,12 +184,7 @@ fn totals_of_moved(plan: &Plan, members: &[Member], series: &[Series<Answer>]) -
     totals
 }
 
-fn groups<'a>(
-    plan: &Plan,
-    members: &'a [Member],
-    series: &'a [Series<Answer>],
-    totals: &'a [Vec<u64>],
-) -> BTreeMap<Group, Vec<Part<'a>>> {
+fn groups<'a>(plan: &Plan, members: &'a [Member], series: &'a [Series<Answer>], totals: &'a [Vec<u64>]) -> BTreeMap<Group, Vec<Part<'a>>> {
     let mut groups: BTreeMap<Group, Vec<Part<'_>>> = BTreeMap::new();
     let mut add = |member: &'a Member, district: u16, answers: Option<&'a [Answer]>, totals: &'a [u64]| {
         let expectation = if plan.groups_by(GroupBy::District) && member.district.is_none() {

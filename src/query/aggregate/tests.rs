@@ -22,15 +22,8 @@ struct Asked {
     fill: Fill,
 }
 
-const MEAN: Asked = Asked {
-    property: "temperature",
-    size: WindowSize::Hours(1),
-    hours: 1,
-    time: "mean",
-    across: "mean",
-    group: &[],
-    fill: Fill::Null,
-};
+const MEAN: Asked =
+    Asked { property: "temperature", size: WindowSize::Hours(1), hours: 1, time: "mean", across: "mean", group: &[], fill: Fill::Null };
 
 fn at(micros: i64) -> Timestamp {
     Timestamp::from_micros(micros).unwrap()
@@ -63,13 +56,17 @@ fn plan(asked: &Asked) -> Plan {
 
 fn answer(plan: Plan, rows: &[Row], members: &[Member], now: Timestamp) -> Result<Vec<Bucket>, AggregateError> {
     let mut aggregator = Aggregator::new(plan, members.to_vec())?;
+    push(&mut aggregator, rows)?;
+    aggregator.finish(now, Duration::from_mins(10))
+}
+
+fn push(aggregator: &mut Aggregator, rows: &[Row]) -> Result<(), AggregateError> {
     let devices: Vec<u32> = rows.iter().map(|row| row.device).collect();
     let times: Vec<i64> = rows.iter().map(|row| row.time).collect();
     let values: Vec<f64> = rows.iter().map(|row| row.value).collect();
     let flags: Vec<u16> = rows.iter().map(|row| row.flags).collect();
     let districts: Vec<u16> = rows.iter().map(|row| row.district).collect();
-    aggregator.push_chunk(&devices, &times, &values, &flags, &districts)?;
-    aggregator.finish(now, Duration::from_secs(600))
+    aggregator.push_chunk(&devices, &times, &values, &flags, &districts)
 }
 
 /// The answer at the end of the windows.
@@ -141,8 +138,13 @@ fn directions_and_levels_have_means_of_their_own() {
 
 #[test]
 fn small_parts_of_large_sums_are_kept() {
-    let lines: Vec<Line> = [(0, 1e16), (1, 1.0), (2, 1.0), (3, 1.0), (4, -1e16), (5, 1.0)].map(|(minute, value)| (0, minute, value, 0)).into();
-    check(&Asked { property: "rain", time: "sum", ..MEAN }, &lines, &[Some(4.0)]);
+    let value = |minute| match minute {
+        0 => 1e16,
+        12 => -1e16,
+        _ => 1.0,
+    };
+    let lines: Vec<Line> = (0..18).map(|minute| (0, minute, value(minute), 0)).collect();
+    check(&Asked { property: "rain", time: "sum", ..MEAN }, &lines, &[Some(16.0)]);
     let far: Vec<Line> = (0..50).map(|minute| (0, minute, if minute % 2 == 0 { 1e9 } else { 1e9 + 2.0 }, 0)).collect();
     check(&Asked { time: "stddev", ..MEAN }, &far, &[Some((50.0_f64 / 49.0).sqrt())]);
 }
@@ -210,7 +212,7 @@ fn a_window_that_is_not_over_expects_what_is_due() {
     expect(5, &rows, [(Some(0.0), None, true), (Some(0.0), None, true)]);
     expect(25, &rows, [(Some(2.0), Some(1.0), true), (Some(0.0), None, true)]);
     // Two of six rows, and the one of the other device.
-    let share = (2.0 / 6.0 + 1.0) / 2.0;
+    let share = f64::midpoint(2.0 / 6.0, 1.0);
     expect(69, &rows, [(Some(7.0), Some(share), true), (Some(0.0), None, true)]);
     // Ten minutes after their end rows cannot come any more.
     expect(70, &rows, [(Some(7.0), Some(share), false), (Some(1.0), Some(0.0), true)]);
@@ -241,7 +243,10 @@ fn a_bucket_is_as_suspect_as_its_worst_rows() {
     check(&Asked { time: "time_weighted_mean", hours: 3, ..MEAN }, [rows | Flags::FUTURE, none, none]);
 }
 
-fn shown_by_district(buckets: &[Bucket]) -> Vec<(Option<u16>, Option<f64>, u64, Option<f64>)> {
+/// District, value, count and coverage.
+type Shown = (Option<u16>, Option<f64>, u64, Option<f64>);
+
+fn shown_by_district(buckets: &[Bucket]) -> Vec<Shown> {
     buckets.iter().map(|bucket| (bucket.group.district, bucket.value, bucket.count, bucket.coverage)).collect()
 }
 
@@ -288,14 +293,13 @@ fn buckets_come_by_group_and_then_by_window() {
     let members = [Member { kind: 2, ..member(0) }, Member { kind: 1, ..member(1) }, Member { kind: 1, ..member(2) }];
     let lines = [(0, 70, 1.0, 3), (1, 10, 2.0, 3), (1, 80, 3.0, 4), (2, 0, 4.0, 3)];
     let asked = Asked { group: &[GroupBy::District, GroupBy::Kind], hours: 2, fill: Fill::None, ..MEAN };
-    let shown: Vec<_> =
-        ask(&asked, &lines, &members).iter().map(|bucket| (bucket.group.kind, bucket.group.district, bucket.window, bucket.value)).collect();
+    let shown: Vec<_> = ask(&asked, &lines, &members)
+        .iter()
+        .map(|bucket| (bucket.group.kind, bucket.group.district, bucket.window, bucket.value))
+        .collect();
     let group = |kind, district| Group { device: None, kind: Some(kind), district: Some(district) };
     assert!(group(1, 3) < group(1, 4) && group(1, 4) < group(2, 3));
-    assert_eq!(
-        shown,
-        [(Some(1), Some(3), 0, Some(3.0)), (Some(1), Some(4), 1, Some(3.0)), (Some(2), Some(3), 1, Some(1.0))]
-    );
+    assert_eq!(shown, [(Some(1), Some(3), 0, Some(3.0)), (Some(1), Some(4), 1, Some(3.0)), (Some(2), Some(3), 1, Some(1.0))]);
     let bounds: Vec<_> = ask(&Asked { hours: 2, ..MEAN }, &lines, &members).iter().map(|bucket| (bucket.start, bucket.end)).collect();
     assert_eq!(bounds, [(at(0), at(HOUR)), (at(HOUR), at(2 * HOUR))]);
 }
@@ -404,7 +408,7 @@ fn rows_before_the_windows_are_asked_for_where_they_matter() {
     let members = [member(0), Member { interval_s: 900.0, ..member(1) }];
     let lead = |property, time| plan(&Asked { property, time, ..MEAN }).lead(&members);
     assert_eq!(lead("temperature", "mean"), Lead::None);
-    assert_eq!(lead("temperature", "time_weighted_mean"), Lead::Within(Duration::from_secs(2_700)));
+    assert_eq!(lead("temperature", "time_weighted_mean"), Lead::Within(Duration::from_mins(45)));
     assert_eq!(lead("energy_active", "increase"), Lead::Any);
 }
 
@@ -455,7 +459,13 @@ fn hours_in_rome_add_up_to_days_of_23_and_25_hours() {
     }
 }
 
-fn lines(devices: u32, minutes: std::ops::Range<i64>, values: std::ops::Range<f64>, districts: u16, count: usize) -> impl Strategy<Value = Vec<Line>> {
+fn lines(
+    devices: u32,
+    minutes: std::ops::Range<i64>,
+    values: std::ops::Range<f64>,
+    districts: u16,
+    count: usize,
+) -> impl Strategy<Value = Vec<Line>> {
     prop::collection::vec((0..devices, minutes, values, 0..districts), 0..count).prop_map(|mut lines| {
         lines.sort_by_key(|line| (line.0, line.1));
         lines.dedup_by_key(|line| (line.0, line.1));
@@ -513,10 +523,8 @@ proptest! {
         for row in head {
             aggregator.push(*row).unwrap();
         }
-        for row in tail {
-            aggregator.push(*row).unwrap();
-        }
-        for (one, other) in whole.into_iter().zip(aggregator.finish(at(3 * HOUR), Duration::from_secs(600)).unwrap()) {
+        push(&mut aggregator, tail).unwrap();
+        for (one, other) in whole.into_iter().zip(aggregator.finish(at(3 * HOUR), Duration::from_mins(10)).unwrap()) {
             prop_assert!(is_close(one.value, other.value), "{:?} {:?}", one, other);
             prop_assert_eq!(Bucket { value: None, ..one }, Bucket { value: None, ..other });
         }
@@ -530,7 +538,9 @@ proptest! {
         ]),
     ) {
         if property.0 == "lamp_state" {
-            lines.iter_mut().for_each(|line| line.2 = (line.2 % 2.0).floor());
+            for line in &mut lines {
+                line.2 = (line.2 % 2.0).floor();
+            }
         }
         let sum = |size| {
             let asked = Asked { property: property.0, time: property.1, across: "sum", size, hours: 48, ..MEAN };
@@ -566,7 +576,9 @@ proptest! {
         mut lines in lines(2, -60..180, 0.0..3.0, 1, 60),
         time in prop::sample::select(vec!["duration:on", "time_weighted_mean", "mode"]),
     ) {
-        lines.iter_mut().for_each(|line| line.2 = line.2.floor());
+        for line in &mut lines {
+            line.2 = line.2.floor();
+        }
         let property = if time == "time_weighted_mean" { "temperature" } else { "lamp_state" };
         let asked = Asked { property, time, group: &[GroupBy::Device], hours: 3, ..MEAN };
         for bucket in ask(&asked, &lines, &[member(0), member(1)]) {
@@ -625,13 +637,14 @@ proptest! {
     }
 
     #[test]
-    fn lines_are_straight(from in 0.0..360.0, turn in -179.0..179.0, gap in 1_i64..4) {
+    fn lines_are_straight(from in 0.0..360.0_f64, turn in -179.0..179.0_f64, gap in 1_i64..4) {
         let to = (from + turn + 360.0) % 360.0;
         let lines = [(0, 0, from, 0), (0, (gap + 1) * 60, to, 0)];
         let wind = Asked { property: "wind_direction", hours: gap + 2, fill: Fill::Linear, ..MEAN };
         for (step, bucket) in ask(&wind, &lines, &[member(0)]).iter().enumerate() {
             let expected = from + turn * step as f64 / (gap + 1) as f64;
-            let apart = (bucket.value.unwrap() - expected + 540.0) % 360.0 - 180.0;
+            // Directions a whole turn apart are the same.
+            let apart: f64 = (bucket.value.unwrap() - expected + 540.0).rem_euclid(360.0) - 180.0;
             prop_assert!(apart.abs() < 1e-9, "{apart}");
         }
         for (step, bucket) in ask(&Asked { property: "temperature", ..wind }, &lines, &[member(0)]).iter().enumerate() {
