@@ -288,7 +288,9 @@ impl Stream {
             }
             let committed = *self.committed.borrow_and_update();
             let live = self.context.database.live();
-            match live.events_after(self.sent.complete(), EVENTS_MAX) {
+            // Of a commit that is still to come nothing can have been sent.
+            let is_possible = self.sent.sequence <= committed;
+            match live.events_after(self.sent.complete(), EVENTS_MAX).filter(|_events| is_possible) {
                 None => {
                     let reason = if self.is_fresh { "unknown-position" } else { "fell-behind" };
                     self.sent = Sent::whole(live.sequence());

@@ -93,7 +93,7 @@ async fn documents_are_sent_once_and_compressed() {
     assert_eq!((again.status, again.text.as_str()), (StatusCode::NOT_MODIFIED, ""));
     let small = town.send(Method::GET, "/openapi.json", &[("accept-encoding", "gzip")], "").await;
     assert_eq!(small.header("content-encoding"), "gzip");
-    assert!(small.header("vary").contains("accept-encoding"));
+    assert!(small.headers.get_all("vary").iter().any(|value| value == "accept-encoding"));
 }
 
 #[tokio::test]
