@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `server` | connections: bounds, timeouts, TLS, the graceful end |
 //! | `guard` | what every request passes: size, host, who calls, time, panics, headers, metrics |
-//! | `auth` | [`Caller`](auth::Caller), roles |
+//! | `auth` | `Caller`, roles |
 //! | `problem` | every error, RFC 9457; the only place that turns errors into answers |
 //! | `params`, `body` | what a caller sends, read strictly, all problems reported at once |
 //! | `formats` | JSON, NDJSON, CSV, GeoJSON: negotiation, streaming, conditional requests |
@@ -15,21 +15,24 @@
 //! # Adding an endpoint
 //!
 //! 1. A file of its own subject, `src/api/<subject>.rs`, with `pub(super) fn routes() -> OpenApiRouter<Shared>` that
-//!    collects its handlers with `utoipa_axum::routes!`; one more line in [`routes`] below merges it.
+//!    collects its handlers with `utoipa_axum::routes!`; one more line in `routes` below merges it.
 //! 2. A handler is documented with `#[utoipa::path]`: its parameters with examples, what it answers, and
-//!    `problem::Errors` for what goes wrong; what every request may meet stands there once.
-//! 3. Its arguments say what it needs, in this order: `State(context): State<Arc<Context>>`;
-//!    [`auth::Operator`] or [`auth::Administrator`] where reading is not enough (everything needs [`auth::Caller`]
-//!    already, without saying so, except what `auth::is_open` lists); [`question::QuestionPermit`] where it asks the
+//!    `problem::Errors` for what goes wrong; what every request may meet stands there once. The names of handlers and of
+//!    described types are those of the description: no two may be the same in all files.
+//! 3. Its arguments say what it needs, in this order: `State(context): State<Arc<Context>>`
+//!    (or `State(shared): State<Shared>` for what blocks);
+//!    `auth::Operator` or `auth::Administrator` where reading is not enough (everything needs `auth::Caller`
+//!    already, without saying so, except what `auth::is_open` lists); `question::QuestionPermit` where it asks the
 //!    store; `params::Params` for the query; `body::JsonBody` for a body.
 //! 4. `params.read(|query| …)` reads the query and refuses what it did not ask for; the format comes from
 //!    `query.format(&[…])`.
 //! 5. It returns `Result<_, Problem>`: `?` on [`StateError`](crate::state::StateError), `LakeError` and `DeskError` does
-//!    the right thing. What blocks goes through [`blocking`].
+//!    the right thing. What blocks goes through `Shared::blocking`.
 //!
 //! Answers are `no-store` unless the handler says otherwise (`formats::document` does).
 
 mod aggregates;
+mod alerts;
 mod auth;
 mod body;
 mod catalogue;
@@ -40,10 +43,16 @@ mod formats;
 mod guard;
 mod latest;
 mod observations;
+mod health;
+mod ledger;
+mod metrics;
 mod params;
 mod problem;
+mod quarantine;
 mod question;
+mod rules;
 mod server;
+mod stream;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -174,12 +183,19 @@ impl Shared {
 /// Every endpoint with its description. Add yours here.
 fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::with_openapi(description::frame())
-        .merge(description::routes())
         .merge(observations::routes())
         .merge(latest::routes())
         .merge(aggregates::routes())
         .merge(devices::routes())
         .merge(catalogue::routes())
+        .merge(stream::routes())
+        .merge(alerts::routes())
+        .merge(rules::routes())
+        .merge(ledger::routes())
+        .merge(quarantine::routes())
+        .merge(health::routes())
+        .merge(metrics::routes())
+        .merge(description::routes())
 }
 
 /// All of it: what the server serves, and what tests call.

@@ -19,4 +19,4 @@ pub use database::{
 };
 pub use ledger::{Counts, LedgerKey, LedgerMoves};
 pub use live::{Device, DeviceIndex, Event, Latest, Live, MOVE_M, Mark, Moves, Series, SeriesIndex, State, Tail};
-pub use reader::{LedgerRow, QuarantineFilter, QuarantineRow, Reader};
+pub use reader::{AlertFilter, LedgerRow, QuarantineFilter, QuarantineRow, Reader};

@@ -9,7 +9,6 @@
 //! Roles grow: read, operate, admin. Every address needs read, except what [`is_open`] lists; an endpoint that needs more
 //! takes [`Operator`] or [`Administrator`].
 
-use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 
 use axum::extract::FromRequestParts;
@@ -103,15 +102,6 @@ impl FromRequestParts<Shared> for Caller {
     }
 }
 
-/// Whether somebody is known, for what is open to everybody.
-impl axum::extract::OptionalFromRequestParts<Shared> for Caller {
-    type Rejection = Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, _shared: &Shared) -> Result<Option<Self>, Infallible> {
-        Ok(parts.extensions.get::<Self>().cloned())
-    }
-}
-
 impl Caller {
     fn with(self, role: Role, word: &str) -> Result<Self, Problem> {
         if self.role >= role { Ok(self) } else { Err(Problem::new(Kind::Forbidden, format!("{:?} has not the role {word}", self.name))) }
@@ -122,7 +112,7 @@ impl FromRequestParts<Shared> for Operator {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, Problem> {
-        let caller = <Caller as FromRequestParts<Shared>>::from_request_parts(parts, shared).await?;
+        let caller = Caller::from_request_parts(parts, shared).await?;
         Ok(Self(caller.with(Role::Operate, "operate")?))
     }
 }
@@ -131,7 +121,7 @@ impl FromRequestParts<Shared> for Administrator {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, Problem> {
-        let caller = <Caller as FromRequestParts<Shared>>::from_request_parts(parts, shared).await?;
+        let caller = Caller::from_request_parts(parts, shared).await?;
         Ok(Self(caller.with(Role::Admin, "admin")?))
     }
 }

@@ -67,8 +67,8 @@ pub fn description() -> serde_json::Value {
 /// `/openapi.json`, `/docs`, `/problems/{type}`.
 pub(super) fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::default()
-        .routes(routes!(openapi))
-        .routes(routes!(explain))
+        .routes(routes!(show_description))
+        .routes(routes!(explain_problem))
         .route("/docs", get(|| async { Redirect::to("/docs/") }))
         .route("/docs/", get(|headers: HeaderMap| async move { page(&headers, "index.html") }))
         .route("/docs/{*file}", get(|headers: HeaderMap, Path(file): Path<String>| async move { page(&headers, &file) }))
@@ -78,7 +78,7 @@ pub(super) fn routes() -> OpenApiRouter<Shared> {
 ///
 /// OpenAPI 3.1, with an ETag.
 #[utoipa::path(get, path = "/openapi.json", tag = "operations", security(()), responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json", body = serde_json::Value)))]
-async fn openapi(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+async fn show_description(State(shared): State<Shared>, headers: HeaderMap) -> Response {
     formats::document(&headers, "application/json", shared.description)
 }
 
@@ -90,7 +90,7 @@ async fn openapi(State(shared): State<Shared>, headers: HeaderMap) -> Response {
     params(("type" = String, Path, description = "The last part of a problem's `type`", example = "invalid-parameters")),
     responses((status = 200, body = Explanation), (status = 404, description = "There is no such type", content_type = "application/problem+json", body = Details))
 )]
-async fn explain(Path(word): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
+async fn explain_problem(Path(word): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
     let kind = Kind::ALL.into_iter().find(|kind| kind.word() == word).ok_or_else(|| Problem::not_found("problem", shorten(&word)))?;
     let text = serde_json::to_string(&kind.explanation()).expect("plain data always serialises");
     Ok(formats::document(&headers, "application/json", text))

@@ -179,6 +179,26 @@ fn json_bytes(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("plain data always serialises")
 }
 
+/// A page of a list.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub(crate) struct Page<T> {
+    /// The page's rows.
+    pub(crate) items: Vec<T>,
+    /// Give it as `cursor` to get the next page; left out on the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) next: Option<String>,
+}
+
+impl<T> Page<T> {
+    /// A page of at most `limit` of the items, of which one more was fetched; `cursor` tells where the last one stands.
+    pub(crate) fn of(mut items: Vec<T>, limit: usize, cursor: impl Fn(&T) -> String) -> Self {
+        let is_last = items.len() <= limit;
+        items.truncate(limit);
+        let next = items.last().filter(|_item| !is_last).map(cursor);
+        Self { items, next }
+    }
+}
+
 /// A JSON document.
 pub(crate) fn json(value: &impl Serialize) -> Response {
     whole(Format::Json, json_bytes(value))

@@ -66,9 +66,10 @@ fn bounded(listener: TcpListener, context: &Context) -> Server<Peer> {
         // Nothing moves while a question is answered.
         idle_max: request_timeout + query.timeout.0 + GRACE,
     };
-    let mut server = Server::from_listener(bounded)
-        .first_request_timeout(request_timeout)
-        .accept_error_handler(|_peer, error| tracing::debug!(%error, "a connection failed"));
+    let mut server = Server::from_listener(bounded).first_request_timeout(request_timeout).accept_error_handler(|peer, error| match peer {
+        Some(peer) => tracing::debug!(?peer, %error, "a connection failed"),
+        None => tracing::warn!(%error, "cannot accept a connection"),
+    });
     let builder = server.http_builder();
     builder.http1().header_read_timeout(request_timeout).max_buf_size(HEAD_BYTES_MAX);
     builder.http2().max_concurrent_streams(REQUESTS_MAX).max_header_list_size(HEADERS_BYTES_MAX);

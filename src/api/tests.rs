@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -21,8 +21,11 @@ use crate::normalise::{Normaliser, TimeBounds};
 use crate::state::{Database, Lane, Reader};
 use crate::store::{Keeper, Lake, LakeSettings, Schedule};
 
-mod endpoints;
+mod alerts;
+mod connections;
 mod frame;
+mod messages;
+mod stream;
 
 /// The instant at which a town begins: 2023-11-14T22:13:20Z.
 pub(crate) const BEGIN_MICROS: i64 = 1_700_000_000_000_000;
@@ -194,6 +197,17 @@ impl Town {
         let (parts, body) = response.into_parts();
         let bytes = axum::body::to_bytes(body, 100 << 20).await.unwrap();
         Answer { status: parts.status, headers: parts.headers, text: String::from_utf8_lossy(&bytes).into_owned() }
+    }
+
+    /// Opens an address whose answer does not end.
+    pub(crate) async fn open(&self, address: &str, headers: &[(&str, &str)]) -> BodyDataStream {
+        let mut request = Request::builder().uri(address).header("host", "localhost");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = self.router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        response.into_body().into_data_stream()
     }
 
     /// Asks for an address.

@@ -305,14 +305,18 @@ impl Live {
         Tail { ordered: after(&state.tail.ordered, ordered), late: after(&state.tail.late, late) }
     }
 
-    /// Events after a commit, oldest first; `None` where some of them are no longer known.
-    pub fn events_after(&self, sequence: u64) -> Option<Vec<Arc<Event>>> {
+    /// Events after a commit, oldest first, at most `limit`; `None` where some of them are no longer known, or where there
+    /// never was such a commit.
+    pub fn events_after(&self, sequence: u64, limit: usize) -> Option<Vec<Arc<Event>>> {
         let state = self.state.read();
-        if sequence < state.recent.forgotten || sequence > self.sequence() {
+        // An event is among the recent ones a moment before its number is told; whoever took it then would be ahead.
+        let committed = self.sequence();
+        if sequence < state.recent.forgotten || sequence > committed {
             return None;
         }
         let start = state.recent.events.partition_point(|event| event.sequence <= sequence);
-        Some(state.recent.events.range(start..).map(Arc::clone).collect())
+        let told = state.recent.events.range(start..).take_while(|event| event.sequence <= committed);
+        Some(told.take(limit).map(Arc::clone).collect())
     }
 
     /// Number of the last published commit.
