@@ -18,5 +18,5 @@ pub use database::{
     AlertChange, Commit, ConditionRow, Database, FollowerPosition, MergePlan, NewDevice, NewRules, NewSeries, Quarantined, Restored, RestoredWork, StateError, Trim, Turn,
 };
 pub use ledger::{Counts, LedgerKey, LedgerMoves};
-pub use live::{Device, DeviceIndex, Event, Latest, Live, Mark, Series, SeriesIndex, State, Tail};
-pub use reader::{LedgerRow, QuarantineFilter, QuarantineRow, Reader};
+pub use live::{Device, DeviceIndex, Event, Latest, Live, MOVE_M, Mark, Moves, Series, SeriesIndex, State, Tail};
+pub use reader::{AlertFilter, LedgerRow, QuarantineFilter, QuarantineRow, Reader};

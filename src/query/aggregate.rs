@@ -54,6 +54,8 @@ pub struct Plan {
     pub summary: Summary,
     /// What becomes of windows without rows.
     pub fill: Fill,
+    /// Whether rows are only those made in some places: then a mobile device, which has no district, is expected nowhere.
+    pub by_place: bool,
     /// How long a value holds while no other comes, in expected intervals of its device.
     pub hold_intervals: f64,
     /// Most slots: series times windows. A series is a device, or a device in a district.
@@ -117,22 +119,32 @@ pub enum AggregateError {
     Unordered { device: u32, time: Timestamp },
 }
 
+impl GroupBy {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Device, Self::Kind, Self::District];
+
+    /// Its word in questions and answers.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Device => "device",
+            Self::Kind => "kind",
+            Self::District => "district",
+        }
+    }
+}
+
 impl FromStr for GroupBy {
     type Err = FunctionError;
 
     fn from_str(text: &str) -> Result<Self, FunctionError> {
-        let known = [Self::Device, Self::Kind, Self::District].into_iter().find(|group| group.to_string() == text);
+        let known = Self::ALL.into_iter().find(|group| group.word() == text);
         known.ok_or_else(|| FunctionError::Unknown(text.chars().take(40).collect(), "to group by"))
     }
 }
 
 impl fmt::Display for GroupBy {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Device => "device",
-            Self::Kind => "kind",
-            Self::District => "district",
-        })
+        formatter.write_str(self.word())
     }
 }
 

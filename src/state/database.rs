@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::block::{Block, Lane, Rows};
 use super::ledger::{Counts, LedgerKey, LedgerMoves};
-use super::live::{Device, DeviceIndex, Latest, Live, Mark, Series, SeriesIndex};
+use super::live::{Device, DeviceIndex, Latest, Live, Mark, Moves, Series, SeriesIndex};
 use crate::model::{
     Catalogue, DeviceId, DeviceKind, Districts, Domain, Fault, Message, PropertyIndex, SourceName, Timestamp,
 };
@@ -617,6 +617,7 @@ fn restore_devices(connection: &Connection) -> Result<Vec<Device>, StateError> {
             domain: Domain::parse(&domain).ok_or_else(|| damaged("domain", &domain))?,
             first_seen: Timestamp::from_micros_clamped(row.get(4)?),
             series: Vec::new(),
+            moves: Moves::default(),
         });
     }
     Ok(devices)

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::block::{Block, Lane};
 use super::database::{AlertChange, Commit, Restored};
-use crate::model::{DeviceId, DeviceKind, Domain, Flags, PropertyIndex, Timestamp};
+use crate::model::{DeviceId, DeviceKind, Domain, Flags, Position, PropertyIndex, Timestamp};
 
 /// A device's number: dense, given at first sight, never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,7 +36,37 @@ pub struct Device {
     pub first_seen: Timestamp,
     /// Its series, by property.
     pub series: Vec<(PropertyIndex, SeriesIndex)>,
+    /// Its moves since the program's start.
+    pub moves: Moves,
 }
+
+/// How a device moves, as far as it was seen since the program's start.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Moves {
+    /// How often it moved by more than [`MOVE_M`]; no more are counted than the type holds.
+    pub count: u8,
+    /// Time and place of its newest trusted observation.
+    newest: Option<(i64, (f64, f64))>,
+}
+
+impl Moves {
+    fn see(&mut self, latest: &Latest) {
+        let Some(to) = latest.position else { return };
+        match self.newest {
+            Some((time, _from)) if latest.time <= time => return,
+            Some((_time, from)) if from != to => {
+                let position = |(longitude, latitude)| Position::new(longitude, latitude).ok();
+                let has_moved = position(from).zip(position(to)).is_some_and(|(from, to)| from.distance_m(to) > MOVE_M);
+                self.count = self.count.saturating_add(u8::from(has_moved));
+            }
+            _ => {}
+        }
+        self.newest = Some((latest.time, to));
+    }
+}
+
+/// Two observations of a device that lie further apart than this, in metres, show that it has moved: receivers wander less.
+pub const MOVE_M: f64 = 250.0;
 
 /// One property of one device.
 #[derive(Clone, Copy, Debug)]
@@ -227,6 +257,7 @@ impl State {
                 domain: device.domain,
                 first_seen: device.first_seen,
                 series: Vec::new(),
+                moves: Moves::default(),
             });
         }
         for series in &commit.new_series {
@@ -239,6 +270,9 @@ impl State {
         for (index, mark) in &commit.marks {
             if let Some(series) = self.series.get_mut(index.0 as usize) {
                 series.mark = *mark;
+                if let (Some(trusted), Some(device)) = (&mark.trusted, self.devices.get_mut(series.device.0 as usize)) {
+                    device.moves.see(trusted);
+                }
             }
         }
     }
@@ -271,14 +305,18 @@ impl Live {
         Tail { ordered: after(&state.tail.ordered, ordered), late: after(&state.tail.late, late) }
     }
 
-    /// Events after a commit, oldest first; `None` where some of them are no longer known.
-    pub fn events_after(&self, sequence: u64) -> Option<Vec<Arc<Event>>> {
+    /// Events after a commit, oldest first, at most `limit`; `None` where some of them are no longer known, or where there
+    /// never was such a commit.
+    pub fn events_after(&self, sequence: u64, limit: usize) -> Option<Vec<Arc<Event>>> {
         let state = self.state.read();
-        if sequence < state.recent.forgotten || sequence > self.sequence() {
+        // An event is among the recent ones a moment before its number is told; whoever took it then would be ahead.
+        let committed = self.sequence();
+        if sequence < state.recent.forgotten || sequence > committed {
             return None;
         }
         let start = state.recent.events.partition_point(|event| event.sequence <= sequence);
-        Some(state.recent.events.range(start..).map(Arc::clone).collect())
+        let told = state.recent.events.range(start..).take_while(|event| event.sequence <= committed);
+        Some(told.take(limit).map(Arc::clone).collect())
     }
 
     /// Number of the last published commit.

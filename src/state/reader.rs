@@ -33,8 +33,10 @@ pub struct QuarantineRow {
     pub source: String,
     /// On which topic.
     pub topic: String,
-    /// As received.
+    /// As received; its beginning, where a list cuts it.
     pub payload: Vec<u8>,
+    /// Length of the whole payload.
+    pub payload_bytes: u64,
     /// Whether nothing of it is stored.
     pub whole: bool,
     /// Word of the first fault.
@@ -44,16 +46,65 @@ pub struct QuarantineRow {
 }
 
 /// Which quarantined messages to list, newest first.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct QuarantineFilter {
     /// Only those whose first fault has this reason.
     pub reason: Option<String>,
     /// Only those of this source.
     pub source: Option<String>,
+    /// Only those whose topic begins like this.
+    pub topic_prefix: Option<String>,
+    /// Only those received from then on.
+    pub from: Option<Timestamp>,
+    /// Only those received before then.
+    pub to: Option<Timestamp>,
     /// Only those with a smaller number.
     pub before: Option<i64>,
     /// At most so many.
     pub limit: usize,
+    /// At most so many bytes of each payload.
+    pub payload_bytes_max: usize,
+}
+
+/// Which alerts to list, newest first. An empty list means any.
+#[derive(Clone, Debug, Default)]
+pub struct AlertFilter {
+    /// Only those with this word as status.
+    pub status: Option<&'static str>,
+    /// Only those of one of these severities, by word.
+    pub severities: Vec<String>,
+    /// Only those of one of these rules.
+    pub rules: Vec<String>,
+    /// Only those of one of these devices.
+    pub devices: Vec<String>,
+    /// Only those of one of these districts.
+    pub districts: Vec<String>,
+    /// Only those that somebody took notice of, or only those that nobody did.
+    pub acknowledged: Option<bool>,
+    /// Only those that became active from then on.
+    pub from: Option<Timestamp>,
+    /// Only those that became active before then.
+    pub to: Option<Timestamp>,
+    /// Only those after this one in the list: when it became active, and its id.
+    pub after: Option<(Timestamp, String)>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+impl Default for QuarantineFilter {
+    /// The newest hundred, whole.
+    fn default() -> Self {
+        Self {
+            reason: None,
+            source: None,
+            topic_prefix: None,
+            from: None,
+            to: None,
+            before: None,
+            limit: 100,
+            payload_bytes_max: usize::MAX,
+        }
+    }
 }
 
 impl Reader {
@@ -64,14 +115,14 @@ impl Reader {
         Ok(Self(Mutex::new(connection)))
     }
 
-    /// The ledger's lines from an hour on, oldest first.
-    pub fn ledger(&self, from: Timestamp, to: Timestamp) -> Result<Vec<LedgerRow>, StateError> {
+    /// The ledger's lines of the hours of an interval, oldest first; only of one source, if one is given; at most `limit`.
+    pub fn ledger(&self, from: Timestamp, to: Timestamp, source: Option<&str>, limit: usize) -> Result<Vec<LedgerRow>, StateError> {
         let connection = self.0.lock();
         let mut select = connection.prepare_cached(
             "SELECT source, hour, received, accepted, rejected, repeated, shed, readings, stored, duplicate, corrected, quarantined, pending
-             FROM ledger WHERE hour >= ?1 AND hour < ?2 ORDER BY hour, source",
+             FROM ledger WHERE hour >= ?1 AND hour < ?2 AND (?3 IS NULL OR source = ?3) ORDER BY hour, source LIMIT ?4",
         )?;
-        let mut rows = select.query(params![from.hour().micros(), to.micros()])?;
+        let mut rows = select.query(params![from.hour().micros(), to.micros(), source, number(limit)])?;
         let mut lines = Vec::new();
         while let Some(row) = rows.next()? {
             let source: String = row.get(0)?;
@@ -83,23 +134,49 @@ impl Reader {
         Ok(lines)
     }
 
+    /// The sum of all lines of the ledger.
+    pub fn ledger_total(&self) -> Result<Counts, StateError> {
+        let connection = self.0.lock();
+        let mut select = connection.prepare_cached(
+            "SELECT '', 0, ifnull(sum(received), 0), ifnull(sum(accepted), 0), ifnull(sum(rejected), 0), ifnull(sum(repeated), 0),
+                ifnull(sum(shed), 0), ifnull(sum(readings), 0), ifnull(sum(stored), 0), ifnull(sum(duplicate), 0),
+                ifnull(sum(corrected), 0), ifnull(sum(quarantined), 0), ifnull(sum(pending), 0) FROM ledger",
+        )?;
+        Ok(select.query_row([], counts)?)
+    }
+
     /// Quarantined messages, newest first.
     pub fn quarantine(&self, filter: &QuarantineFilter) -> Result<Vec<QuarantineRow>, StateError> {
         let connection = self.0.lock();
         let mut select = connection.prepare_cached(
-            "SELECT id, received, source, topic, payload, whole, reason, faults FROM quarantine
-             WHERE (?1 IS NULL OR reason = ?1) AND (?2 IS NULL OR source = ?2) AND (?3 IS NULL OR id < ?3) ORDER BY id DESC LIMIT ?4",
+            "SELECT id, received, source, topic, substr(payload, 1, ?8), length(payload), whole, reason, faults FROM quarantine
+             WHERE (?1 IS NULL OR reason = ?1) AND (?2 IS NULL OR source = ?2) AND (?3 IS NULL OR substr(topic, 1, length(?3)) = ?3)
+                AND (?4 IS NULL OR received >= ?4) AND (?5 IS NULL OR received < ?5) AND (?6 IS NULL OR id < ?6)
+             ORDER BY id DESC LIMIT ?7",
         )?;
-        let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX);
-        let rows = select.query_map(params![filter.reason, filter.source, filter.before, limit], quarantine_row)?;
+        let (from, to) = (filter.from.map(Timestamp::micros), filter.to.map(Timestamp::micros));
+        let rows = select.query_map(
+            params![
+                filter.reason,
+                filter.source,
+                filter.topic_prefix,
+                from,
+                to,
+                filter.before,
+                number(filter.limit),
+                number(filter.payload_bytes_max)
+            ],
+            quarantine_row,
+        )?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
     /// One quarantined message.
     pub fn quarantined(&self, id: i64) -> Result<Option<QuarantineRow>, StateError> {
         let connection = self.0.lock();
-        let mut select = connection
-            .prepare_cached("SELECT id, received, source, topic, payload, whole, reason, faults FROM quarantine WHERE id = ?1")?;
+        let mut select = connection.prepare_cached(
+            "SELECT id, received, source, topic, payload, length(payload), whole, reason, faults FROM quarantine WHERE id = ?1",
+        )?;
         Ok(select.query_row(params![id], quarantine_row).optional()?)
     }
 
@@ -111,15 +188,39 @@ impl Reader {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Alerts as JSON, newest first; `status` filters by word, `before` pages.
-    pub fn alerts(&self, status: Option<&str>, before: Option<Timestamp>, limit: usize) -> Result<Vec<String>, StateError> {
+    /// Alerts as JSON, newest first.
+    pub fn alerts(&self, filter: &AlertFilter) -> Result<Vec<String>, StateError> {
         let connection = self.0.lock();
         let mut select = connection.prepare_cached(
-            "SELECT alert FROM alert WHERE (?1 IS NULL OR status = ?1) AND (?2 IS NULL OR activated < ?2)
-             ORDER BY activated DESC, id LIMIT ?3",
+            "SELECT alert FROM alert
+             WHERE (?1 IS NULL OR status = ?1) AND (?2 IS NULL OR activated >= ?2) AND (?3 IS NULL OR activated < ?3)
+                AND (?4 IS NULL OR (activated, id) < (?4, ?5))
+                AND (?6 IS NULL OR alert ->> 'severity' IN (SELECT value FROM json_each(?6)))
+                AND (?7 IS NULL OR alert ->> 'rule' IN (SELECT value FROM json_each(?7)))
+                AND (?8 IS NULL OR alert ->> 'device' IN (SELECT value FROM json_each(?8)))
+                AND (?9 IS NULL OR alert ->> 'district' IN (SELECT value FROM json_each(?9)))
+                AND (?10 IS NULL OR (alert ->> 'acknowledged' IS NOT NULL) = ?10)
+             ORDER BY activated DESC, id DESC LIMIT ?11",
         )?;
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows = select.query_map(params![status, before.map(Timestamp::micros), limit], |row| row.get(0))?;
+        let list = |values: &[String]| (!values.is_empty()).then(|| serde_json::Value::from(values).to_string());
+        let (from, to) = (filter.from.map(Timestamp::micros), filter.to.map(Timestamp::micros));
+        let (activated, id) = filter.after.as_ref().map(|(activated, id)| (activated.micros(), id.as_str())).unzip();
+        let rows = select.query_map(
+            params![
+                filter.status,
+                from,
+                to,
+                activated,
+                id,
+                list(&filter.severities),
+                list(&filter.rules),
+                list(&filter.devices),
+                list(&filter.districts),
+                filter.acknowledged,
+                number(filter.limit)
+            ],
+            |row| row.get(0),
+        )?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
@@ -130,15 +231,29 @@ impl Reader {
         Ok(select.query_row(params![id], |row| row.get(0)).optional()?)
     }
 
-    /// The rules documents that were put in place through the API: version, time, author; newest first.
-    pub fn rules_versions(&self, limit: usize) -> Result<Vec<(i64, Timestamp, String)>, StateError> {
+    /// The rules documents that were put in place through the API: version, time, author; newest first. Only those before
+    /// a version, if one is given.
+    pub fn rules_versions(&self, before: Option<i64>, limit: usize) -> Result<Vec<(i64, Timestamp, String)>, StateError> {
         let connection = self.0.lock();
-        let mut select = connection.prepare_cached("SELECT version, created, author FROM rules ORDER BY version DESC LIMIT ?1")?;
-        let rows = select.query_map(params![i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
-            Ok((row.get(0)?, Timestamp::from_micros_clamped(row.get(1)?), row.get(2)?))
-        })?;
+        let mut select = connection.prepare_cached(
+            "SELECT version, created, author FROM rules WHERE (?1 IS NULL OR version < ?1) ORDER BY version DESC LIMIT ?2",
+        )?;
+        let rows = select
+            .query_map(params![before, number(limit)], |row| Ok((row.get(0)?, Timestamp::from_micros_clamped(row.get(1)?), row.get(2)?)))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
+
+    /// One of the rules documents that were put in place through the API.
+    pub fn rules_version(&self, version: i64) -> Result<Option<String>, StateError> {
+        let connection = self.0.lock();
+        let mut select = connection.prepare_cached("SELECT document FROM rules WHERE version = ?1")?;
+        Ok(select.query_row(params![version], |row| row.get(0)).optional()?)
+    }
+}
+
+/// A bound as SQLite takes it.
+fn number(bound: usize) -> i64 {
+    i64::try_from(bound).unwrap_or(i64::MAX)
 }
 
 fn quarantine_row(row: &Row<'_>) -> Result<QuarantineRow, rusqlite::Error> {
@@ -148,9 +263,10 @@ fn quarantine_row(row: &Row<'_>) -> Result<QuarantineRow, rusqlite::Error> {
         source: row.get(2)?,
         topic: row.get(3)?,
         payload: row.get(4)?,
-        whole: row.get(5)?,
-        reason: row.get(6)?,
-        faults: row.get(7)?,
+        payload_bytes: row.get::<_, i64>(5)?.unsigned_abs(),
+        whole: row.get(6)?,
+        reason: row.get(7)?,
+        faults: row.get(8)?,
     })
 }
 

@@ -14,6 +14,7 @@
 mod flush;
 mod maintain;
 mod merge;
+mod read;
 mod scan;
 mod table;
 
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use deltalake::datafusion::error::DataFusionError;
 use deltalake::datafusion::execution::memory_pool::FairSpillPool;
+use deltalake::datafusion::execution::object_store::ObjectStoreUrl;
 use deltalake::datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use deltalake::datafusion::prelude::SessionContext;
 use deltalake::delta_datafusion::DeltaSessionContext;
@@ -113,6 +115,15 @@ pub struct LakeStatus {
 struct Published {
     table: Arc<DeltaTable>,
     position: FollowerPosition,
+    /// The table's files, by day.
+    files: Arc<Vec<read::DayFile>>,
+}
+
+impl Published {
+    fn new(table: DeltaTable, position: FollowerPosition) -> Result<Self, LakeError> {
+        let files = Arc::new(read::day_files(&table)?);
+        Ok(Self { table: Arc::new(table), position, files })
+    }
 }
 
 /// The embedded store.
@@ -122,6 +133,10 @@ pub struct Lake {
     districts: Arc<Districts>,
     settings: LakeSettings,
     runtime: Arc<RuntimeEnv>,
+    /// Under which the runtime knows the table's folder.
+    store_url: ObjectStoreUrl,
+    /// Files that a question reads at once.
+    cores: usize,
     published: RwLock<Published>,
     /// Held by whoever changes the table: one at a time.
     writer: tokio::sync::Mutex<()>,
@@ -145,8 +160,12 @@ impl Lake {
         let url = table::location(&settings.url, &data.join("lake"))?;
         let table = table::open_or_create(&url).await?;
         let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(settings.memory_max))).build_arc()?;
+        let store_url = table.log_store().object_store_url();
+        runtime.register_object_store(store_url.as_ref(), table.log_store().object_store(None));
         let lake = Self {
-            published: RwLock::new(Published { table: Arc::new(table), position: FollowerPosition::default() }),
+            store_url,
+            cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            published: RwLock::new(Published::new(table, FollowerPosition::default())?),
             database,
             catalogue,
             districts,
@@ -199,13 +218,16 @@ impl Lake {
         let database = Arc::clone(&self.database);
         let position = trim.position;
         // Questions must not see the old version with the trimmed log: the new pair comes first.
-        *self.published.write() = Published { table: Arc::new(table), position };
+        *self.published.write() = Published::new(table, position)?;
         tokio::task::spawn_blocking(move || database.turn().trim(&trim)).await.map_err(|_stopped| LakeError::Stopped)??;
         Ok(())
     }
 
-    fn replace_table(&self, table: DeltaTable) {
-        self.published.write().table = Arc::new(table);
+    fn replace_table(&self, table: DeltaTable) -> Result<(), LakeError> {
+        let position = self.published.read().position;
+        // Whoever replaces it holds the writer's lock: the position stays.
+        *self.published.write() = Published::new(table, position)?;
+        Ok(())
     }
 
     /// A session for one question or one piece of maintenance; all share one bounded pool of memory.
@@ -224,6 +246,17 @@ impl Lake {
             rows += file.num_records().unwrap_or(0) as u64;
         }
         Ok(LakeStatus { version: published.table.version().unwrap_or(0), files, bytes, rows, position: published.position })
+    }
+
+    /// No observation in table and log is older; `None` where there is none at all.
+    pub fn oldest_time(&self) -> Option<Timestamp> {
+        let (table, tail) = {
+            let published = self.published.read();
+            let tail = self.database.live().tail_after(published.position.ordered, published.position.late);
+            (published.files.first().map(read::DayFile::start), tail)
+        };
+        let times = tail.ordered.iter().chain(&tail.late).flat_map(|block| block.rows.time.iter().copied());
+        times.chain(table).min().map(Timestamp::from_micros_clamped)
     }
 
     /// Deletes partitions whose day is over since before `oldest`.

@@ -69,14 +69,6 @@ impl Area {
 }
 
 impl Selection {
-    /// Whether a row of the log's tail belongs to it.
-    pub fn matches(&self, property: PropertyIndex, device: DeviceIndex, time: i64, flags: u16, place: Place) -> bool {
-        (self.properties.is_empty() || self.properties.contains(&property))
-            && (self.from.micros()..self.to.micros()).contains(&time)
-            && self.devices.as_ref().is_none_or(|devices| devices.binary_search(&device).is_ok())
-            && self.matches_place(flags, place)
-    }
-
     /// Whether the parts that are not identity let a row through.
     pub fn matches_place(&self, flags: u16, place: Place) -> bool {
         (!self.trusted || Flags::from_bits_retain(flags).is_trusted())
@@ -90,14 +82,16 @@ impl Selection {
 pub enum Order {
     /// In any.
     Any,
-    /// Each device's rows by ascending time.
-    DeviceTime,
+    /// Each series' rows by ascending time; of the table, day by day (UTC), and in each day series by series.
+    SeriesTime,
 }
 
 /// How much of each observation is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detail {
-    /// Identity, value, flags, district.
+    /// Identity, value, flags.
+    Values,
+    /// District too.
     Numbers,
     /// Position and original value too.
     All,
@@ -116,7 +110,7 @@ pub struct Chunk {
     pub value: Vec<f64>,
     /// Bits of [`Flags`].
     pub flags: Vec<u16>,
-    /// [`DistrictIndex`], or [`NO_DISTRICT`].
+    /// [`DistrictIndex`], or [`NO_DISTRICT`]; with [`Detail::Values`] it need not be known.
     pub district: Vec<u16>,
     /// With [`Detail::All`], or where an area was asked for; else empty.
     pub position: Vec<Option<Position>>,
@@ -133,6 +127,35 @@ impl Chunk {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.time.is_empty()
+    }
+
+    /// Its first rows.
+    pub(super) fn first(&self, rows: usize) -> Self {
+        self.part(0, rows)
+    }
+
+    /// Its rows in chunks of at most so many.
+    pub(super) fn split(self, rows_max: usize) -> Vec<Self> {
+        if self.len() <= rows_max {
+            return if self.is_empty() { Vec::new() } else { vec![self] };
+        }
+        (0..self.len()).step_by(rows_max).map(|start| self.part(start, start + rows_max)).collect()
+    }
+
+    fn part(&self, start: usize, end: usize) -> Self {
+        fn part<T: Clone>(column: &[T], start: usize, end: usize) -> Vec<T> {
+            column.get(start..end.min(column.len())).unwrap_or_default().to_vec()
+        }
+        Self {
+            device: part(&self.device, start, end),
+            property: part(&self.property, start, end),
+            time: part(&self.time, start, end),
+            value: part(&self.value, start, end),
+            flags: part(&self.flags, start, end),
+            district: part(&self.district, start, end),
+            position: part(&self.position, start, end),
+            original: part(&self.original, start, end),
+        }
     }
 
     /// Appends one row of another chunk of the same detail.

@@ -187,7 +187,7 @@ fn totals_of_moved(plan: &Plan, members: &[Member], series: &[Series<Answer>]) -
 fn groups<'a>(plan: &Plan, members: &'a [Member], series: &'a [Series<Answer>], totals: &'a [Vec<u64>]) -> BTreeMap<Group, Vec<Part<'a>>> {
     let mut groups: BTreeMap<Group, Vec<Part<'_>>> = BTreeMap::new();
     let mut add = |member: &'a Member, district: u16, answers: Option<&'a [Answer]>, totals: &'a [u64]| {
-        let expectation = if plan.groups_by(GroupBy::District) && member.district.is_none() {
+        let expectation = if (plan.by_place || plan.groups_by(GroupBy::District)) && member.district.is_none() {
             Expectation::None
         } else if totals.is_empty() {
             Expectation::Whole

@@ -48,6 +48,7 @@ fn plan(asked: &Asked) -> Plan {
         group: asked.group.to_vec(),
         summary: property.summary,
         fill: asked.fill,
+        by_place: false,
         hold_intervals: 3.0,
         slots_max: 1_000_000,
         rows_max: 1_000_000,

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deltalake::DeltaTable;
-use deltalake::arrow::array::{Array, AsArray, Float64Array, Int16Array, RecordBatch, StringViewArray, TimestampMicrosecondArray};
-use deltalake::arrow::datatypes::{Float64Type, Int16Type, TimestampMicrosecondType};
+use deltalake::arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int16Array, RecordBatch, StringViewArray, TimestampMicrosecondArray};
+use deltalake::arrow::compute::cast;
+use deltalake::arrow::datatypes::{DataType, Float64Type, Int16Type, TimestampMicrosecondType};
+use deltalake::datafusion::error::DataFusionError;
 use deltalake::datafusion::logical_expr::col;
 use deltalake::kernel::{Add, Remove};
 use deltalake::writer::DeltaWriter;
@@ -89,7 +91,7 @@ impl Lake {
         }
         let removes = group.iter().map(|file| file.remove(false)).collect();
         let table = commit(&newest, Change { adds, removes, rearranged: true, ..Change::default() }).await?;
-        self.replace_table(table);
+        self.replace_table(table)?;
         Ok(group.len())
     }
 
@@ -103,7 +105,7 @@ impl Lake {
         }
         let removes = old.iter().map(|file| file.remove(true)).collect();
         let table = commit(&table, Change { removes, ..Change::default() }).await?;
-        self.replace_table(table);
+        self.replace_table(table)?;
         Ok(old.len())
     }
 
@@ -113,7 +115,7 @@ impl Lake {
         let retention = chrono::Duration::from_std(unused).unwrap_or(chrono::Duration::MAX);
         let (table, metrics) =
             DeltaTable::clone(&table).vacuum().with_retention_period(retention).with_enforce_retention_duration(false).await?;
-        self.replace_table(table);
+        self.replace_table(table)?;
         Ok(metrics.files_deleted.len())
     }
 
@@ -199,30 +201,30 @@ fn date_text(day: i32) -> String {
 }
 
 /// The columns of a batch that was read from the table.
-pub(super) struct TableRows<'a> {
-    property: &'a StringViewArray,
-    device: &'a StringViewArray,
-    time: &'a TimestampMicrosecondArray,
-    value: &'a Float64Array,
-    flags: &'a Int16Array,
-    district: &'a StringViewArray,
-    longitude: &'a Float64Array,
-    latitude: &'a Float64Array,
-    original_value: &'a Float64Array,
-    original_unit: &'a StringViewArray,
+pub(super) struct TableRows {
+    property: StringViewArray,
+    device: StringViewArray,
+    time: TimestampMicrosecondArray,
+    value: Float64Array,
+    flags: Int16Array,
+    district: StringViewArray,
+    longitude: Float64Array,
+    latitude: Float64Array,
+    original_value: Float64Array,
+    original_unit: StringViewArray,
 }
 
-impl<'a> TableRows<'a> {
-    pub(super) fn of(batch: &'a RecordBatch) -> Result<Self, LakeError> {
+impl TableRows {
+    pub(super) fn of(batch: &RecordBatch) -> Result<Self, LakeError> {
         let column = |name: &'static str| batch.column_by_name(name).ok_or_else(|| unknown("column", name));
-        let text = |name: &'static str| column(name)?.as_string_view_opt().ok_or_else(|| unknown("column type", name));
-        let number = |name: &'static str| column(name)?.as_primitive_opt::<Float64Type>().ok_or_else(|| unknown("column type", name));
+        let text = |name: &'static str| Ok::<_, LakeError>(texts(column(name)?)?.as_string_view().clone());
+        let number = |name: &'static str| column(name)?.as_primitive_opt::<Float64Type>().cloned().ok_or_else(|| unknown("column type", name));
         Ok(Self {
             property: text(PROPERTY)?,
             device: text(DEVICE)?,
-            time: column(TIME)?.as_primitive_opt::<TimestampMicrosecondType>().ok_or_else(|| unknown("column type", TIME))?,
+            time: column(TIME)?.as_primitive_opt::<TimestampMicrosecondType>().cloned().ok_or_else(|| unknown("column type", TIME))?,
             value: number(VALUE)?,
-            flags: column(FLAGS)?.as_primitive_opt::<Int16Type>().ok_or_else(|| unknown("column type", FLAGS))?,
+            flags: column(FLAGS)?.as_primitive_opt::<Int16Type>().cloned().ok_or_else(|| unknown("column type", FLAGS))?,
             district: text(DISTRICT)?,
             longitude: number(LONGITUDE)?,
             latitude: number(LATITUDE)?,
@@ -232,7 +234,7 @@ impl<'a> TableRows<'a> {
     }
 
     /// Property, device and time of a row.
-    pub(super) fn identity(&self, row: usize) -> (&'a str, &'a str, i64) {
+    pub(super) fn identity(&self, row: usize) -> (&str, &str, i64) {
         (self.property.value(row), self.device.value(row), self.time.value(row))
     }
 
@@ -254,4 +256,9 @@ impl<'a> TableRows<'a> {
             original: original.as_ref(),
         });
     }
+}
+
+/// A column of texts as views. Where all rows of a scan have the same text, the planner puts it there as another type.
+pub(super) fn texts(column: &ArrayRef) -> Result<ArrayRef, LakeError> {
+    Ok(cast(column, &DataType::Utf8View).map_err(DataFusionError::from)?)
 }

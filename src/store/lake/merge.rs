@@ -10,7 +10,7 @@ use deltalake::kernel::{Add, Remove};
 use futures::StreamExt;
 use hashbrown::{HashMap, HashSet};
 
-use super::scan::unknown;
+use super::maintain::texts;
 use super::table::{BatchBuilder, Change, DATE, DEVICE, PROPERTY, TIME, TableRow, VALUE, commit, date_of, write_files};
 use super::{Lake, LakeError, STORE};
 use crate::model::Original;
@@ -225,8 +225,8 @@ fn collect_stored(
     identities: &HashSet<(SeriesIndex, i64)>,
     stored: &mut HashMap<(SeriesIndex, i64), (f64, String)>,
 ) -> Result<(), LakeError> {
-    let text = |index: usize, name: &'static str| batch.column(index).as_string_view_opt().ok_or_else(|| unknown("column type", name));
-    let (properties, devices, files) = (text(0, PROPERTY)?, text(1, DEVICE)?, text(4, FILE)?);
+    let (properties, devices, files) = (texts(batch.column(0))?, texts(batch.column(1))?, texts(batch.column(4))?);
+    let (properties, devices, files) = (properties.as_string_view(), devices.as_string_view(), files.as_string_view());
     let times = batch.column(2).as_primitive::<TimestampMicrosecondType>();
     let values = batch.column(3).as_primitive::<Float64Type>();
     let mut key = (String::new(), String::new());

@@ -3,39 +3,39 @@
 use std::sync::Arc;
 
 use deltalake::arrow::array::{Array, AsArray, RecordBatch, StringViewArray};
+use deltalake::arrow::buffer::ScalarBuffer;
 use deltalake::arrow::datatypes::{Float64Type, Int16Type, TimestampMicrosecondType};
-use deltalake::datafusion::common::ScalarValue;
-use deltalake::datafusion::logical_expr::{Expr, col, lit};
-use deltalake::datafusion::prelude::DataFrame;
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use hashbrown::{HashMap, HashSet};
 
-use super::table::{
-    DATE, DEVICE, DISTRICT, FLAGS, LATITUDE, LONGITUDE, ORIGINAL_UNIT, ORIGINAL_VALUE, PROPERTY, TIME, VALUE, date_of,
-};
-use super::{Lake, LakeError, Published};
-use crate::model::{Catalogue, Districts, Original, Position};
-use crate::state::{DeviceIndex, Live, SeriesIndex, Tail};
+use super::read::DEVICES_IN_FILTER;
+use super::table::{DEVICE, DISTRICT, FLAGS, LATITUDE, LONGITUDE, ORIGINAL_UNIT, ORIGINAL_VALUE, PROPERTY, TIME, VALUE};
+use super::{Lake, LakeError};
+use crate::model::{Catalogue, Districts, Flags, Original, Position};
+use crate::state::{Block, DeviceIndex, Live, SeriesIndex, Tail};
 use crate::store::selection::{Chunk, Chunks, Detail, NO_DISTRICT, Order, Selection};
 
-/// Longest list of devices that is handed to the table as a filter; a longer one is checked row by row.
-const DEVICES_IN_FILTER: usize = 200;
+/// Rows of the log that come as one chunk.
+const RECENT_ROWS: usize = 8_192;
 
 /// Identities of late rows: the table's and the ordered lane's rows of the same identity do not count.
 type Overlay = HashSet<(u32, u16, i64)>;
 
 impl Lake {
     /// All observations of a selection, each identity once.
-    pub async fn scan(&self, selection: Selection, order: Order, detail: Detail) -> Result<Chunks, LakeError> {
+    pub fn scan(&self, selection: Selection, order: Order, detail: Detail) -> Result<Chunks, LakeError> {
         let (published, tail) = {
             let published = self.published.read();
             (published.clone(), self.database.live().tail_after(published.position.ordered, published.position.late))
         };
+        if selection.from >= selection.to || selection.devices.as_ref().is_some_and(Vec::is_empty) {
+            return Ok(stream::empty().boxed());
+        }
         let selection = Arc::new(selection);
         let live = Arc::clone(self.database.live());
         let (overlay, recent) = tail_rows(&live, &tail, &selection, detail);
-        let frame = self.table_frame(&published, &selection, order, detail).await?;
-        let Some(frame) = frame else { return Ok(stream::iter([Ok(recent)]).boxed()) };
+        drop(tail);
+        let batches = self.read_table(&published.files, &selection, order, detail)?;
         let mut reader = Reader {
             live,
             catalogue: Arc::clone(&self.catalogue),
@@ -45,138 +45,81 @@ impl Lake {
             overlay,
             devices: HashMap::new(),
         };
-        let batches = frame.execute_stream().await?;
-        let table = batches.map(move |batch| batch.map_err(LakeError::from).and_then(|batch| reader.chunk(&batch)));
+        let table = batches.map(move |batch| batch.and_then(|batch| reader.chunk(&batch)));
+        let table = table.try_filter(|chunk| futures::future::ready(!chunk.is_empty()));
         Ok(match order {
-            Order::Any => stream::iter([Ok(recent)]).chain(table).boxed(),
-            Order::DeviceTime => merge_sorted(table.boxed(), recent),
+            Order::Any => stream::iter(recent.split(RECENT_ROWS).into_iter().map(Ok)).chain(table).boxed(),
+            Order::SeriesTime => merge_sorted(table.boxed(), recent),
         })
     }
-
-    /// The table's part of a question; `None` where no file can hold any of it.
-    async fn table_frame(
-        &self,
-        published: &Published,
-        selection: &Selection,
-        order: Order,
-        detail: Detail,
-    ) -> Result<Option<DataFrame>, LakeError> {
-        if published.table.snapshot()?.log_data().num_files() == 0 || selection.from >= selection.to {
-            return Ok(None);
-        }
-        let session = self.session();
-        let table = Arc::clone(&published.table);
-        table.update_datafusion_session(&session.state())?;
-        let provider = table.table_provider().await?;
-        let mut frame = session.read_table(provider)?.filter(self.filter(selection))?;
-        let mut columns = vec![DEVICE, PROPERTY, TIME, VALUE, FLAGS, DISTRICT];
-        if detail == Detail::All || selection.area.is_some() {
-            columns.extend([LONGITUDE, LATITUDE]);
-        }
-        if detail == Detail::All {
-            columns.extend([ORIGINAL_VALUE, ORIGINAL_UNIT]);
-        }
-        frame = frame.select_columns(&columns)?;
-        if order == Order::DeviceTime {
-            frame = frame.sort(vec![col(DEVICE).sort(true, false), col(TIME).sort(true, false)])?;
-        }
-        Ok(Some(frame))
-    }
-
-    fn filter(&self, selection: &Selection) -> Expr {
-        let time = |micros: i64| lit(ScalarValue::TimestampMicrosecond(Some(micros), Some("UTC".into())));
-        let (from, to) = (selection.from.micros(), selection.to.micros());
-        let mut filter = col(DATE)
-            .between(lit(ScalarValue::Date32(Some(date_of(from)))), lit(ScalarValue::Date32(Some(date_of(to - 1)))))
-            .and(col(TIME).gt_eq(time(from)))
-            .and(col(TIME).lt(time(to)));
-        if !selection.properties.is_empty() {
-            filter = filter.and(one_of(PROPERTY, selection.properties.iter().map(|property| self.catalogue.get(*property).id.clone())));
-        }
-        if let Some(devices) = selection.devices.as_ref().filter(|devices| devices.len() <= DEVICES_IN_FILTER) {
-            let live = self.database.live().read();
-            let names: Vec<String> = devices.iter().map(|device| live.device(*device).id.to_string()).collect();
-            filter = filter.and(one_of(DEVICE, names.into_iter()));
-        }
-        if !selection.districts.is_empty() {
-            filter = filter.and(one_of(DISTRICT, selection.districts.iter().map(|district| self.districts.get(*district).id.clone())));
-        }
-        if selection.trusted {
-            filter = filter.and(col(FLAGS).eq(lit(0_i16)));
-        }
-        if let Some(area) = &selection.area {
-            let (west, south, east, north) = area.bounds();
-            filter = filter.and(col(LONGITUDE).between(lit(west), lit(east))).and(col(LATITUDE).between(lit(south), lit(north)));
-        }
-        filter
-    }
 }
 
-fn one_of(column: &str, mut values: impl ExactSizeIterator<Item = String>) -> Expr {
-    match (values.len(), values.next()) {
-        (1, Some(only)) => col(column).eq(lit(only)),
-        (_, first) => col(column).in_list(first.into_iter().chain(values).map(lit).collect(), false),
-    }
-}
-
-/// The log's rows of a selection, each identity once, by device and time; and the identities of its late rows.
+/// The log's rows of a selection, each identity once, by series and time; and the identities of its late rows.
 fn tail_rows(live: &Live, tail: &Tail, selection: &Selection, detail: Detail) -> (Overlay, Chunk) {
-    let state = live.read();
+    let (mut overlay, mut chunk) = (Overlay::new(), Chunk::default());
+    if tail.rows() == 0 {
+        return (overlay, chunk);
+    }
+    let wanted = wanted_series(live, selection);
     let identity = |series: SeriesIndex, time: i64| {
-        let series = state.series_at(series);
-        (series.device, series.property, time)
+        let (device, property) = wanted.get(series.0 as usize).copied().flatten()?;
+        (selection.from.micros()..selection.to.micros()).contains(&time).then_some((device, property, time))
     };
-    // The last received of each late identity wins; whether it passes the filter is asked of that one only.
-    let mut late: HashMap<(DeviceIndex, crate::model::PropertyIndex, i64), (usize, usize)> = HashMap::new();
-    for (number, block) in tail.late.iter().enumerate() {
+    // The last received of each late identity wins; whether it passes the rest of the selection is asked of that one only.
+    let mut late = HashMap::new();
+    for block in &tail.late {
         for (row, (series, time)) in block.rows.series.iter().zip(&block.rows.time).enumerate() {
-            if (selection.from.micros()..selection.to.micros()).contains(time) {
-                late.insert(identity(*series, *time), (number, row));
+            if let Some(identity) = identity(*series, *time) {
+                late.insert(identity, (block, row));
             }
         }
     }
-    let mut found: Vec<(DeviceIndex, i64, crate::model::PropertyIndex, bool, usize, usize)> = Vec::new();
-    let mut consider = |blocks: &[Arc<crate::state::Block>], is_late: bool, number: usize, row: usize, key: (DeviceIndex, crate::model::PropertyIndex, i64)| {
-        let Some(block) = blocks.get(number) else { return };
+    let passes = |block: &Block, row: usize| {
         let flags = block.rows.flags.get(row).copied().unwrap_or_default();
-        if selection.matches(key.1, key.0, key.2, flags, block.rows.place_of(row)) {
-            found.push((key.0, key.2, key.1, is_late, number, row));
-        }
+        selection.matches_place(flags, block.rows.place_of(row))
     };
-    for (number, block) in tail.ordered.iter().enumerate() {
+    let mut found: Vec<((u32, u16, i64), &Block, usize)> = Vec::new();
+    for block in &tail.ordered {
         for (row, (series, time)) in block.rows.series.iter().zip(&block.rows.time).enumerate() {
-            let key = identity(*series, *time);
-            if !late.contains_key(&key) {
-                consider(&tail.ordered, false, number, row, key);
+            if let Some(identity) = identity(*series, *time)
+                && (late.is_empty() || !late.contains_key(&identity))
+                && passes(block, row)
+            {
+                found.push((identity, block, row));
             }
         }
     }
-    for (key, (number, row)) in &late {
-        consider(&tail.late, true, *number, *row, *key);
-    }
-    drop(state);
-    found.sort_unstable();
-    let mut chunk = Chunk::default();
+    found.extend(late.iter().filter(|(_identity, (block, row))| passes(block, *row)).map(|(identity, (block, row))| (*identity, &***block, *row)));
+    found.sort_unstable_by_key(|(identity, _block, _row)| *identity);
+    overlay.extend(late.into_keys());
     let with_place = detail == Detail::All || selection.area.is_some();
-    for (device, time, property, is_late, number, row) in found {
-        let blocks = if is_late { &tail.late } else { &tail.ordered };
-        let Some(rows) = blocks.get(number).map(|block| &block.rows) else { continue };
-        let place = rows.place_of(row);
-        chunk.device.push(device.0);
-        chunk.property.push(property.0);
+    for ((device, property, time), block, row) in found {
+        let place = block.rows.place_of(row);
+        chunk.device.push(device);
+        chunk.property.push(property);
         chunk.time.push(time);
-        chunk.value.push(rows.value.get(row).copied().unwrap_or(f64::NAN));
-        chunk.flags.push(rows.flags.get(row).copied().unwrap_or_default());
+        chunk.value.push(block.rows.value.get(row).copied().unwrap_or(f64::NAN));
+        chunk.flags.push(block.rows.flags.get(row).copied().unwrap_or_default());
         chunk.district.push(place.district.map_or(NO_DISTRICT, |district| district.0));
         if with_place {
             chunk.position.push(place.position);
         }
         if detail == Detail::All {
-            chunk.original.push(rows.original_of(row).cloned());
+            chunk.original.push(block.rows.original_of(row).cloned());
         }
     }
-    let overlay = late.into_keys().map(|(device, property, time)| (device.0, property.0, time)).collect();
     (overlay, chunk)
+}
+
+/// By series, its device and property where they are selected.
+fn wanted_series(live: &Live, selection: &Selection) -> Vec<Option<(u32, u16)>> {
+    let state = live.read();
+    let wanted = state.series.iter().map(|series| {
+        let is_wanted = (selection.properties.is_empty() || selection.properties.contains(&series.property))
+            && selection.devices.as_ref().is_none_or(|devices| devices.binary_search(&series.device).is_ok());
+        is_wanted.then_some((series.device.0, series.property.0))
+    });
+    wanted.collect()
 }
 
 /// Turns the table's batches into chunks.
@@ -190,89 +133,78 @@ struct Reader {
     devices: HashMap<String, u32>,
 }
 
+/// The number of a property that the catalogue no longer has.
+const NO_PROPERTY: u16 = u16::MAX;
+
 impl Reader {
     fn chunk(&mut self, batch: &RecordBatch) -> Result<Chunk, LakeError> {
-        let devices = strings(batch, DEVICE)?;
-        let properties = strings(batch, PROPERTY)?;
-        let districts = strings(batch, DISTRICT)?;
         let rows = batch.num_rows();
         let column = |name: &'static str| batch.column_by_name(name).ok_or(unknown("column", name));
+        let with_place = self.detail == Detail::All || self.selection.area.is_some();
         let mut chunk = Chunk {
-            device: Vec::with_capacity(rows),
-            property: Vec::with_capacity(rows),
+            device: codes(strings(batch, DEVICE)?, |name| self.device(name))?,
+            property: match self.selection.properties.as_slice() {
+                [only] => vec![only.0; rows],
+                // What the catalogue has dropped cannot be asked for, and is left out.
+                _ => codes(strings(batch, PROPERTY)?, |name| Ok(self.catalogue.find(name).map_or(NO_PROPERTY, |index| index.0)))?,
+            },
             time: column(TIME)?.as_primitive::<TimestampMicrosecondType>().values().to_vec(),
             value: column(VALUE)?.as_primitive::<Float64Type>().values().to_vec(),
-            flags: column(FLAGS)?.as_primitive::<Int16Type>().values().iter().map(|flags| u16::from_le_bytes(flags.to_le_bytes())).collect(),
-            district: Vec::with_capacity(rows),
+            // The same bits as the table's signed numbers.
+            flags: ScalarBuffer::<u16>::from(column(FLAGS)?.as_primitive::<Int16Type>().values().inner().clone()).to_vec(),
+            district: match batch.column_by_name(DISTRICT) {
+                None => vec![NO_DISTRICT; rows],
+                // A district that the city has since dropped is none.
+                Some(_column) => codes(strings(batch, DISTRICT)?, |name| Ok(self.districts.by_id(name).map_or(NO_DISTRICT, |index| index.0)))?,
+            },
             ..Chunk::default()
         };
-        // Rows come sorted: a name is nearly always that of the row before.
-        let mut device = ("", 0);
-        let mut property = ("", 0);
-        let mut district = ("", NO_DISTRICT);
-        for row in 0..rows {
-            let name = devices.value(row);
-            if name != device.0 {
-                device = (name, self.device(name)?);
-            }
-            chunk.device.push(device.1);
-            let name = properties.value(row);
-            if name != property.0 {
-                property = (name, self.catalogue.find(name).ok_or_else(|| unknown("property", name))?.0);
-            }
-            chunk.property.push(property.1);
-            if districts.is_null(row) {
-                chunk.district.push(NO_DISTRICT);
-            } else {
-                let name = districts.value(row);
-                if name != district.0 {
-                    // A district that the city has since dropped is none.
-                    district = (name, self.districts.by_id(name).map_or(NO_DISTRICT, |index| index.0));
-                }
-                chunk.district.push(district.1);
-            }
-        }
-        if self.detail == Detail::All || self.selection.area.is_some() {
+        if with_place {
             let longitude = column(LONGITUDE)?.as_primitive::<Float64Type>();
             let latitude = column(LATITUDE)?.as_primitive::<Float64Type>();
-            chunk.position = longitude
-                .iter()
-                .zip(latitude.iter())
-                .map(|(longitude, latitude)| Position::new(longitude?, latitude?).ok())
-                .collect();
+            chunk.position = longitude.iter().zip(latitude.iter()).map(|(longitude, latitude)| Position::new(longitude?, latitude?).ok()).collect();
         }
         if self.detail == Detail::All {
             let values = column(ORIGINAL_VALUE)?.as_primitive::<Float64Type>();
             let units = strings(batch, ORIGINAL_UNIT)?;
-            chunk.original = values
-                .iter()
-                .zip(units.iter())
-                .map(|(value, unit)| Some(Original { value: value?, unit: unit?.to_owned() }))
-                .collect();
+            chunk.original = values.iter().zip(units.iter()).map(|(value, unit)| Some(Original { value: value?, unit: unit?.to_owned() })).collect();
         }
         self.drop_foreign(&mut chunk);
         Ok(chunk)
     }
 
-    /// Drops rows that late ones replace, and those that the table's filter could only narrow down.
+    /// Drops rows that late ones replace, and those that the reading could only narrow down.
     fn drop_foreign(&self, chunk: &mut Chunk) {
-        let devices = self.selection.devices.as_ref().filter(|devices| devices.len() > DEVICES_IN_FILTER);
-        let area = self.selection.area;
-        if self.overlay.is_empty() && devices.is_none() && area.is_none() {
-            return;
+        let Selection { devices, districts, area, trusted, .. } = &*self.selection;
+        let of = |codes: &[u16], row: usize| codes.get(row).copied().unwrap_or(u16::MAX);
+        let mut checks: Vec<Box<dyn Fn(usize) -> bool + '_>> = Vec::new();
+        // Nearly always no row is suspect.
+        if *trusted && chunk.flags.iter().fold(0, |all, flags| all | flags) != 0 {
+            checks.push(Box::new(|row| Flags::from_bits_retain(of(&chunk.flags, row)).is_trusted()));
         }
-        let keep: Vec<bool> = (0..chunk.len())
-            .map(|row| {
-                let (Some(device), Some(property), Some(time)) = (chunk.device.get(row), chunk.property.get(row), chunk.time.get(row)) else {
-                    return false;
-                };
-                let place = chunk.position.get(row).copied().flatten();
-                (self.overlay.is_empty() || !self.overlay.contains(&(*device, *property, *time)))
-                    && devices.is_none_or(|devices| devices.binary_search(&DeviceIndex(*device)).is_ok())
-                    && area.is_none_or(|area| place.is_some_and(|position| area.contains(position)))
-            })
-            .collect();
-        chunk.retain(&keep);
+        if self.selection.properties.len() != 1 && chunk.property.contains(&NO_PROPERTY) {
+            checks.push(Box::new(|row| of(&chunk.property, row) != NO_PROPERTY));
+        }
+        if let Some(devices) = devices.as_ref().filter(|devices| devices.len() > DEVICES_IN_FILTER) {
+            checks.push(Box::new(|row| chunk.device.get(row).is_some_and(|device| devices.binary_search(&DeviceIndex(*device)).is_ok())));
+        }
+        if !districts.is_empty() {
+            checks.push(Box::new(|row| districts.iter().any(|district| district.0 == of(&chunk.district, row))));
+        }
+        if let Some(area) = area {
+            checks.push(Box::new(|row| chunk.position.get(row).copied().flatten().is_some_and(|position| area.contains(position))));
+        }
+        if !self.overlay.is_empty() {
+            let identity = |row| Some((*chunk.device.get(row)?, *chunk.property.get(row)?, *chunk.time.get(row)?));
+            checks.push(Box::new(move |row| identity(row).is_some_and(|identity| !self.overlay.contains(&identity))));
+        }
+        if !checks.is_empty() {
+            let keep: Vec<bool> = (0..chunk.len()).map(|row| checks.iter().all(|check| check(row))).collect();
+            drop(checks);
+            if keep.contains(&false) {
+                chunk.retain(&keep);
+            }
+        }
     }
 
     fn device(&mut self, name: &str) -> Result<u32, LakeError> {
@@ -285,6 +217,39 @@ impl Reader {
     }
 }
 
+/// A column of names as their numbers; [`u16::MAX`] and the like for none.
+fn codes<T: Copy + Missing>(names: &StringViewArray, mut code: impl FnMut(&str) -> Result<T, LakeError>) -> Result<Vec<T>, LakeError> {
+    let mut codes = Vec::with_capacity(names.len());
+    let views = names.views();
+    // Rows come sorted and names from a dictionary: they come in runs of the very same view.
+    while let Some(view) = views.get(codes.len()) {
+        let row = codes.len();
+        let is_missing = names.is_null(row);
+        let same = views.iter().skip(row).take_while(|other| *other == view);
+        let length = if names.null_count() == 0 {
+            same.count()
+        } else {
+            same.zip(row..).take_while(|(_view, row)| names.is_null(*row) == is_missing).count()
+        };
+        let code = if is_missing { T::MISSING } else { code(names.value(row))? };
+        codes.resize(row + length, code);
+    }
+    Ok(codes)
+}
+
+/// A number that stands for no name.
+trait Missing {
+    const MISSING: Self;
+}
+
+impl Missing for u16 {
+    const MISSING: Self = Self::MAX;
+}
+
+impl Missing for u32 {
+    const MISSING: Self = Self::MAX;
+}
+
 fn strings<'a>(batch: &'a RecordBatch, name: &'static str) -> Result<&'a StringViewArray, LakeError> {
     let column = batch.column_by_name(name).ok_or(unknown("column", name))?;
     column.as_string_view_opt().ok_or_else(|| unknown("column type", &column.data_type().to_string()))
@@ -294,55 +259,65 @@ pub(super) fn unknown(what: &'static str, text: &str) -> LakeError {
     LakeError::Unknown { what, text: text.chars().take(100).collect() }
 }
 
-/// Merges the log's rows, sorted by device and time, into the table's, which come sorted by device name and time.
+/// Merges the log's rows, sorted by series and time, into the table's, in which each series' rows ascend.
 ///
-/// Devices come in different orders from the two; only each device's rows must ascend. The log's rows of a device are
-/// put in while the table's rows of that device pass, and what is left at the end follows.
+/// Series come in different orders from the two; only the rows of each must ascend. The log's rows of a series are put in while
+/// the table's rows of it pass, and what is left at the end follows.
 fn merge_sorted(table: Chunks, recent: Chunk) -> Chunks {
-    let mut waiting: HashMap<u32, Vec<usize>> = HashMap::new();
-    for (row, device) in recent.device.iter().enumerate().rev() {
-        waiting.entry(*device).or_default().push(row);
+    if recent.is_empty() {
+        return table;
     }
-    let merger = Merger { recent, waiting };
-    stream::unfold((table, Some(merger)), |(mut table, merger)| async move {
-        let mut merger = merger?;
-        match table.next().await {
-            Some(Ok(chunk)) => Some((Ok(merger.merge(&chunk)), (table, Some(merger)))),
-            Some(Err(error)) => Some((Err(error), (table, None))),
-            None => Some((Ok(merger.rest()), (table, None))),
+    let mut waiting: HashMap<(u32, u16), Vec<usize>> = HashMap::new();
+    for (row, series) in recent.device.iter().zip(&recent.property).enumerate().rev() {
+        waiting.entry((*series.0, *series.1)).or_default().push(row);
+    }
+    let mut merger = Merger { recent, waiting };
+    let mut is_over = false;
+    let merged = table.map(Some).chain(stream::iter([None])).map(move |chunk| match chunk {
+        Some(Ok(chunk)) => vec![Ok(merger.merge(chunk))],
+        Some(Err(error)) => {
+            is_over = true;
+            vec![Err(error)]
         }
-    })
-    .boxed()
+        None if is_over => Vec::new(),
+        None => merger.rest().split(RECENT_ROWS).into_iter().map(Ok).collect(),
+    });
+    merged.flat_map(stream::iter).boxed()
 }
 
 struct Merger {
     recent: Chunk,
-    /// Rows of `recent` not yet given, by device, the next one last.
-    waiting: HashMap<u32, Vec<usize>>,
+    /// Rows of `recent` not yet given, by series, the next one last.
+    waiting: HashMap<(u32, u16), Vec<usize>>,
 }
 
 impl Merger {
-    fn merge(&mut self, table: &Chunk) -> Chunk {
-        let mut merged = Chunk::default();
+    fn merge(&mut self, table: Chunk) -> Chunk {
+        let mut merged: Option<Chunk> = None;
+        // What was not changed yet need not be copied row by row.
         for row in 0..table.len() {
-            let (Some(device), Some(time)) = (table.device.get(row), table.time.get(row)) else { continue };
-            if let Some(waiting) = self.waiting.get_mut(device) {
+            let (Some(device), Some(property), Some(time)) = (table.device.get(row), table.property.get(row), table.time.get(row)) else {
+                continue;
+            };
+            if let Some(waiting) = self.waiting.get_mut(&(*device, *property)) {
                 while let Some(next) = waiting.last().copied().filter(|next| self.recent.time.get(*next).is_some_and(|at| at < time)) {
                     waiting.pop();
-                    merged.append_row(&self.recent, next);
+                    merged.get_or_insert_with(|| table.first(row)).append_row(&self.recent, next);
                 }
             }
-            merged.append_row(table, row);
+            if let Some(merged) = &mut merged {
+                merged.append_row(&table, row);
+            }
         }
-        merged
+        merged.unwrap_or(table)
     }
 
     fn rest(&mut self) -> Chunk {
         let mut rest = Chunk::default();
-        for rows in self.waiting.values() {
-            for row in rows.iter().rev() {
-                rest.append_row(&self.recent, *row);
-            }
+        let mut left: Vec<usize> = self.waiting.drain().flat_map(|(_series, rows)| rows).collect();
+        left.sort_unstable();
+        for row in left {
+            rest.append_row(&self.recent, row);
         }
         rest
     }

@@ -1,0 +1,311 @@
+//! `/v1/aggregates`: what observations of a property amount to, over windows of time.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Response;
+use jiff::tz::TimeZone;
+use serde::Serialize;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::filters::{
+    DAY, DeviceParams, QualityParams, TimeParams, answers, district_id, filter, quality, quality_word, state_word,
+};
+use super::formats::{self, Format, Line, Row};
+use super::params::{Params, Query};
+use super::problem::{Details, Errors, Problem};
+use super::question::QuestionPermit;
+use super::{Context, Shared};
+use crate::model::{Flags, PropertyIndex, Timestamp};
+use crate::query::aggregate::{Bucket, GroupBy};
+use crate::query::ask::{AggregateQuestion, AggregateSeries, Aggregates, Filter, SeriesKey};
+use crate::query::window::WindowSize;
+
+pub(super) fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::default().routes(routes!(aggregates))
+}
+
+/// Aggregates of one property.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Aggregates)]
+struct AggregatesBody {
+    /// What they are of.
+    #[schema(example = "pm10")]
+    property: String,
+    /// The unit of `value`, a UCUM code. Counts have `1`, times spent in a state have `s`.
+    #[schema(example = "ug/m3")]
+    unit: String,
+    /// The function in time, for each device.
+    #[schema(example = "mean")]
+    in_time: String,
+    /// The function across devices, after that; none where each device stands alone.
+    #[schema(example = "mean")]
+    across: Option<String>,
+    /// The windows' size.
+    #[schema(example = "1h")]
+    window: String,
+    /// On whose clock they begin and end.
+    #[schema(example = "Europe/Rome")]
+    zone: String,
+    /// Where the first window begins: it holds `from`.
+    #[schema(example = "2026-06-01T00:00:00+02:00")]
+    start: String,
+    /// Where the last one ends.
+    #[schema(example = "2026-06-02T00:00:00+02:00")]
+    end: String,
+    /// What the series are told apart by.
+    #[schema(example = json!(["district"]))]
+    group_by: Vec<String>,
+    /// Which observations count: `trusted` or `any`.
+    #[schema(value_type = String, example = "trusted")]
+    quality: &'static str,
+    /// What became of windows without observations.
+    #[schema(example = "none")]
+    fill: String,
+    /// One for each group.
+    series: Vec<SeriesBody>,
+}
+
+/// The buckets of one group.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = AggregateSeries)]
+struct SeriesBody {
+    #[serde(flatten)]
+    group: GroupBody,
+    /// By time.
+    buckets: Vec<BucketBody>,
+}
+
+/// Which group; only what was asked for in `group_by`.
+#[derive(Clone, Debug, Default, Serialize, utoipa::ToSchema)]
+#[schema(as = AggregateGroup)]
+struct GroupBody {
+    /// The device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "air-station-001")]
+    device: Option<String>,
+    /// The kind of device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "air-station")]
+    kind: Option<String>,
+    /// The district; null for what was observed outside all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "pa-c1")]
+    district: Option<Option<String>>,
+}
+
+/// One group in one window.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = AggregateBucket)]
+struct BucketBody {
+    /// Where the window begins, on the zone's clock.
+    #[schema(example = "2026-06-01T08:00:00+02:00")]
+    start: String,
+    /// Where it ends; this instant does not belong to it.
+    #[schema(example = "2026-06-01T09:00:00+02:00")]
+    end: String,
+    /// The answer; none where there are no observations, or none is defined, like the mean of opposite directions.
+    #[schema(example = 31.25)]
+    value: Option<f64>,
+    /// Of a state property: the word for the code in `value`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "charging")]
+    state: Option<String>,
+    /// How many observations it rests on.
+    #[schema(example = 119)]
+    count: u64,
+    /// How many were expected up to now; a fraction where windows are no multiple of the interval, none where no device is expected.
+    #[schema(example = 120.0)]
+    expected: Option<f64>,
+    /// Which part of what was expected came, from 0 to 1, as the mean of the devices.
+    #[schema(example = 0.992)]
+    coverage: Option<f64>,
+    /// How many devices have a result.
+    #[schema(example = 2)]
+    devices: u32,
+    /// What is suspect about any of the observations; nothing means that all are trusted.
+    #[schema(value_type = Vec<String>, example = json!([]))]
+    flags: Vec<&'static str>,
+    /// Whether observations may still come that change it.
+    provisional: bool,
+    /// Whether the value was made up by `fill`.
+    filled: bool,
+}
+
+/// A bucket by itself, for formats of one row after the other.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = AggregateRow)]
+struct RowBody {
+    /// What it is of.
+    #[schema(example = "pm10")]
+    property: String,
+    /// The unit of `value`, a UCUM code.
+    #[schema(example = "ug/m3")]
+    unit: String,
+    #[serde(flatten)]
+    group: GroupBody,
+    #[serde(flatten)]
+    bucket: BucketBody,
+}
+
+impl Row for RowBody {
+    const COLUMNS: &'static [&'static str] = &[
+        "property", "unit", "start", "end", "device", "kind", "district", "value", "state", "count", "expected", "coverage", "devices", "flags",
+        "provisional", "filled",
+    ];
+
+    fn cells(&self, line: &mut Line<'_>) {
+        let Self { group, bucket, .. } = self;
+        line.text(&self.property).text(&self.unit).text(&bucket.start).text(&bucket.end);
+        line.text_or_empty(group.device.as_deref()).text_or_empty(group.kind.as_deref());
+        line.text_or_empty(group.district.as_ref().and_then(Option::as_deref));
+        line.number(bucket.value).text_or_empty(bucket.state.as_deref()).integer(bucket.count).number(bucket.expected).number(bucket.coverage);
+        line.integer(bucket.devices).text(&bucket.flags.join(" ")).flag(bucket.provisional).flag(bucket.filled);
+    }
+}
+
+/// Aggregates of a property over windows of time.
+///
+/// Two functions, one after the other: `in_time` makes one value of each device's observations in a window, `across` makes one of the
+/// devices' values. What makes no sense for the property is refused with the reason; `/v1/properties` lists what does.
+///
+/// Windows follow the calendar of `zone`: a day in Europe/Rome has 23, 24 or 25 hours. Whole windows are answered, also where `from` and
+/// `to` lie inside one. Grouped by district, observations count where they were made; silent devices that stand still lower
+/// the coverage of their district.
+#[utoipa::path(
+    get, path = "/v1/aggregates", tag = "observations",
+    params(
+        ("property" = String, Query, description = "The observed property", example = "pm10"),
+        ("window" = Option<String>, Query, description = "1m 2m 3m 4m 5m 6m 10m 12m 15m 20m 30m 1h 2h 3h 4h 6h 8h 12h 1d 1w (from Monday) 1mo. Left out: 1h", example = "1h"),
+        ("zone" = Option<String>, Query, description = "Time zone of the windows, an IANA name. Left out: the city's", example = "Europe/Rome"),
+        ("in_time" = Option<String>, Query, description = "count, sum, mean, min, max, first, last, stddev, median, a percentile such as p95, increase, time_weighted_mean, mode, changes, duration:<state>. Left out: the property's own", example = "mean"),
+        ("across" = Option<String>, Query, description = "mean, sum, min, max, count, median, a percentile such as p95. Left out: the property's own", example = "mean"),
+        ("group_by" = Option<String>, Query, description = "A list of device, kind, district. Left out: all devices together", example = "district"),
+        ("fill" = Option<String>, Query, description = "What becomes of windows without observations: `none`, they are left out; `null`, they have no value; `previous`; `linear`", example = "none"),
+        DeviceParams, QualityParams, TimeParams,
+        ("format" = Option<String>, Query, description = "`json`, `ndjson` or `csv`; goes before `Accept`", example = "json"),
+    ),
+    responses(
+        (status = 200, description = "Aggregates", content(
+            (AggregatesBody = "application/json"),
+            (RowBody = "application/x-ndjson"),
+            (String = "text/csv", example = "property,unit,start,end,device,kind,district,value,state,count,expected,coverage,devices,flags,provisional,filled\r\npm10,ug/m3,2026-06-01T08:00:00+02:00,2026-06-01T09:00:00+02:00,,,pa-c1,31.25,,119,120,0.992,2,,false,false\r\n"),
+        )),
+        (status = 422, description = "The functions make no sense for the property, or it would be too much: `detail` says why", content_type = "application/problem+json", body = Details),
+        Errors,
+    )
+)]
+async fn aggregates(State(context): State<Arc<Context>>, permit: QuestionPermit, params: Params) -> Result<Response, Problem> {
+    let (question, format) = params.read(|query| {
+        let question = question(query, &context);
+        (question, query.format(&[Format::Json, Format::NdJson, Format::Csv]))
+    })?;
+    let answers = answers(&context);
+    let answer = permit.run(answers.aggregates(question.clone())).await?;
+    // Up to a million buckets: nothing for a thread that others wait for.
+    let made = tokio::task::spawn_blocking(move || {
+        let zone = &question.zone;
+        match format {
+            Format::Json => formats::json(&body(&context, &question, &answer)),
+            _ => {
+                let rows: Vec<RowBody> = answer.series.iter().flat_map(|series| rows(&context, zone, &answer, series)).collect();
+                formats::rows(format, &rows)
+            }
+        }
+    });
+    made.await.map_err(|panicked| Problem::internal(&panicked))
+}
+
+fn question(query: &mut Query, context: &Context) -> AggregateQuestion {
+    query.require("property");
+    let property = query.text("property").and_then(|id| {
+        let found = context.catalogue.find(&id);
+        if found.is_none() {
+            query.refuse("property", format!("there is no property {:?}; /v1/properties lists them", super::params::shorten(&id)));
+        }
+        found
+    });
+    let (from, to) = query.interval(DAY);
+    let zone = query.time_zone("zone").unwrap_or_else(|| city_zone(context));
+    let filter = filter(query, context);
+    AggregateQuestion {
+        property: property.unwrap_or(PropertyIndex(0)),
+        from,
+        to,
+        window: query.parse("window").unwrap_or(WindowSize::Hours(1)),
+        zone,
+        in_time: query.text("in_time"),
+        across: query.text("across"),
+        group_by: query.words("group_by", &GroupBy::ALL.map(|group| (group.word(), group))),
+        fill: query.parse("fill").unwrap_or_default(),
+        filter: Filter { quality: quality(query), ..filter },
+    }
+}
+
+fn city_zone(context: &Context) -> TimeZone {
+    TimeZone::get(&context.config.city.time_zone).unwrap_or(TimeZone::UTC)
+}
+
+fn body(context: &Context, question: &AggregateQuestion, answer: &Aggregates) -> AggregatesBody {
+    let zone = &question.zone;
+    let series = answer.series.iter().map(|series| SeriesBody {
+        group: group(context, &series.key),
+        buckets: series.buckets.iter().map(|one| bucket(zone, answer, one)).collect(),
+    });
+    AggregatesBody {
+        property: answer.property.id.clone(),
+        unit: answer.unit.clone(),
+        in_time: answer.in_time.to_string(),
+        across: answer.across.map(|across| across.to_string()),
+        window: question.window.to_string(),
+        zone: zone.iana_name().unwrap_or("UTC").to_owned(),
+        start: local(zone, answer.start),
+        end: local(zone, answer.end),
+        group_by: question.group_by.iter().map(ToString::to_string).collect(),
+        quality: quality_word(question.filter.quality),
+        fill: question.fill.to_string(),
+        series: series.collect(),
+    }
+}
+
+fn rows(context: &Context, zone: &TimeZone, answer: &Aggregates, series: &AggregateSeries) -> Vec<RowBody> {
+    let group = group(context, &series.key);
+    let row = |one| RowBody {
+        property: answer.property.id.clone(),
+        unit: answer.unit.clone(),
+        group: group.clone(),
+        bucket: bucket(zone, answer, one),
+    };
+    series.buckets.iter().map(row).collect()
+}
+
+fn group(context: &Context, key: &SeriesKey) -> GroupBody {
+    GroupBody {
+        device: key.device.as_ref().map(ToString::to_string),
+        kind: key.kind.as_ref().map(ToString::to_string),
+        district: key.district.map(|district| district_id(context, district)),
+    }
+}
+
+fn bucket(zone: &TimeZone, answer: &Aggregates, bucket: &Bucket) -> BucketBody {
+    BucketBody {
+        start: local(zone, bucket.start),
+        end: local(zone, bucket.end),
+        value: bucket.value,
+        state: bucket.value.filter(|_value| answer.is_state).and_then(|value| state_word(&answer.property, value)),
+        count: bucket.count,
+        expected: bucket.expected,
+        coverage: bucket.coverage,
+        devices: bucket.devices,
+        flags: Flags::from_bits_retain(bucket.flags).names(),
+        provisional: bucket.provisional,
+        filled: bucket.filled,
+    }
+}
+
+/// RFC 3339 with the zone's offset.
+fn local(zone: &TimeZone, time: Timestamp) -> String {
+    let time = jiff::Timestamp::from(time);
+    time.display_with_offset(zone.to_offset(time)).to_string()
+}

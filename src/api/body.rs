@@ -1,0 +1,90 @@
+//! Request bodies and paths, read strictly: media type, length, time, form.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use futures::StreamExt as _;
+use serde::de::DeserializeOwned;
+
+use super::Shared;
+use super::problem::{Kind, Problem, Violation};
+
+/// A JSON body as a text, not looked into.
+#[derive(Clone, Debug)]
+pub(crate) struct JsonText(pub(crate) String);
+
+/// A JSON body.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct JsonBody<T>(pub(crate) T);
+
+/// The one variable part of a path, `{id}` for instance.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PathId<T>(pub(crate) T);
+
+/// Whether the body is declared as JSON.
+pub(super) fn is_json(headers: &HeaderMap) -> bool {
+    let declared = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = declared.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json")
+}
+
+impl FromRequest<Shared> for JsonText {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, shared: &Shared) -> Result<Self, Problem> {
+        if !is_json(request.headers()) {
+            return Err(Problem::new(Kind::UnsupportedMediaType, "the content type must be application/json"));
+        }
+        let api = &shared.context.config.api;
+        let bytes = tokio::time::timeout(api.request_timeout.0, read(request, api.body_bytes_max)).await;
+        let bytes = bytes.map_err(|_elapsed| Problem::new(Kind::RequestTimeout, "the body did not arrive in time"))??;
+        let text = String::from_utf8(bytes).map_err(|error| invalid(format!("not UTF-8: {error}")))?;
+        Ok(Self(text))
+    }
+}
+
+async fn read(request: Request, bytes_max: usize) -> Result<Vec<u8>, Problem> {
+    let too_large = || Problem::new(Kind::BodyTooLarge, format!("at most {bytes_max} bytes are allowed"));
+    let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if declared.is_some_and(|length| length > bytes_max as u64) {
+        return Err(too_large());
+    }
+    let mut body = request.into_body().into_data_stream();
+    let mut bytes = Vec::new();
+    while let Some(piece) = body.next().await {
+        let piece: Bytes = piece.map_err(|error| invalid(format!("it broke off: {error}")))?;
+        if bytes.len() + piece.len() > bytes_max {
+            return Err(too_large());
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes)
+}
+
+impl<T: DeserializeOwned> FromRequest<Shared> for JsonBody<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, shared: &Shared) -> Result<Self, Problem> {
+        let JsonText(text) = JsonText::from_request(request, shared).await?;
+        serde_json::from_str(&text).map(Self).map_err(|error| invalid(error.to_string()))
+    }
+}
+
+fn invalid(problem: String) -> Problem {
+    Problem::invalid(Kind::InvalidBody, vec![Violation { r#in: "body", name: String::new(), problem }])
+}
+
+impl<T: FromStr<Err: Display> + Send> FromRequestParts<Shared> for PathId<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, Problem> {
+        let refuse =
+            |problem: String| Problem::invalid(Kind::InvalidParameters, vec![Violation { r#in: "path", name: "id".to_owned(), problem }]);
+        let Path(text) = Path::<String>::from_request_parts(parts, shared).await.map_err(|error| refuse(error.body_text()))?;
+        text.parse().map(Self).map_err(|error: T::Err| refuse(format!("{:?}: {error}", super::params::shorten(&text))))
+    }
+}

@@ -1,0 +1,288 @@
+//! Aggregates of one property.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use hashbrown::HashMap;
+use jiff::tz::TimeZone;
+
+use super::place::Whereabouts;
+use super::{Answers, AskError, Filter};
+use crate::model::{DeviceId, DeviceKind, DistrictIndex, Kind, Property, PropertyIndex, Timestamp};
+use crate::query::aggregate::{Aggregator, Bucket, Fill, GroupBy, Lead, Member, NO_DISTRICT, Plan, Row};
+use crate::query::function::{AcrossFunction, TimeFunction};
+use crate::query::window::{WindowSize, Windows};
+use crate::state::{DeviceIndex, State};
+use crate::store::{Chunk, Detail, Order, Selection};
+
+/// What aggregates are asked for.
+#[derive(Clone, Debug)]
+pub struct AggregateQuestion {
+    /// Of this property.
+    pub property: PropertyIndex,
+    /// From the window that holds this time.
+    pub from: Timestamp,
+    /// To the window that ends here or later.
+    pub to: Timestamp,
+    /// By windows of this size.
+    pub window: WindowSize,
+    /// On this zone's clock.
+    pub zone: TimeZone,
+    /// The function in time; the property's own where none is asked for.
+    pub in_time: Option<String>,
+    /// The function across devices; the property's own where none is asked for. Grouped by device there is none.
+    pub across: Option<String>,
+    /// What answers are told apart by.
+    pub group_by: Vec<GroupBy>,
+    /// What becomes of empty windows.
+    pub fill: Fill,
+    /// Of these devices and observations.
+    pub filter: Filter,
+}
+
+/// The answer.
+#[derive(Clone, Debug)]
+pub struct Aggregates {
+    /// What was asked about.
+    pub property: Arc<Property>,
+    /// The function in time.
+    pub in_time: TimeFunction,
+    /// The function across devices; none where each device stands alone.
+    pub across: Option<AcrossFunction>,
+    /// The unit of all values, a UCUM code.
+    pub unit: String,
+    /// Whether values are codes of the property's states.
+    pub is_state: bool,
+    /// Where the first window begins.
+    pub start: Timestamp,
+    /// Where the last one ends.
+    pub end: Timestamp,
+    /// How many observations were looked at.
+    pub rows: u64,
+    /// By group.
+    pub series: Vec<AggregateSeries>,
+}
+
+/// The buckets of one group, by window.
+#[derive(Clone, Debug)]
+pub struct AggregateSeries {
+    /// Which group.
+    pub key: SeriesKey,
+    /// At least one.
+    pub buckets: Vec<Bucket>,
+}
+
+/// A group by its names; parts by which answers are not grouped are `None`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SeriesKey {
+    /// The device.
+    pub device: Option<DeviceId>,
+    /// The kind.
+    pub kind: Option<DeviceKind>,
+    /// The district, or `Some(None)` for what was observed outside all of them.
+    pub district: Option<Option<DistrictIndex>>,
+}
+
+/// The devices of a question, and their names.
+#[derive(Default)]
+struct Cast {
+    members: Vec<Member>,
+    /// By member; empty where places do not matter.
+    whereabouts: Vec<Whereabouts>,
+    names: HashMap<u32, DeviceId>,
+    kinds: Vec<DeviceKind>,
+}
+
+impl Answers {
+    /// Aggregates of a property over windows of time.
+    pub async fn aggregates(&self, question: AggregateQuestion) -> Result<Aggregates, AskError> {
+        let property = Arc::clone(self.catalogue.get(question.property));
+        let by_device = question.group_by.contains(&GroupBy::Device);
+        let time = TimeFunction::choose(question.in_time.as_deref(), &property)?;
+        let across = match (&question.across, by_device) {
+            // Checked where it is asked for, even though there is nothing left to do.
+            (None, true) => AcrossFunction::Count,
+            (asked, _) => AcrossFunction::choose(asked.as_deref(), &property, time)?,
+        };
+        question.fill.check(&property, time)?;
+        let windows = Windows::new(question.window, &question.zone, question.from, question.to, self.limits.buckets_max)?;
+        let (start, end) = (windows.start(), windows.end());
+        let (devices, mut cast) = {
+            let state = self.live.read();
+            let devices = question.filter.devices(&state)?;
+            let cast = cast(&state, &question, devices.as_deref(), &property)?;
+            (devices, cast)
+        };
+        // Districts are looked up once the state is let go.
+        for (member, whereabouts) in cast.members.iter_mut().zip(&cast.whereabouts) {
+            member.district = self.home(whereabouts, &question.filter);
+        }
+        let plan = Plan {
+            windows,
+            time,
+            across,
+            group: question.group_by.clone(),
+            summary: property.summary,
+            fill: question.fill,
+            by_place: question.filter.has_place(),
+            hold_intervals: self.limits.hold_intervals,
+            slots_max: self.limits.buckets_max,
+            rows_max: self.limits.percentile_rows_max,
+        };
+        let (needs_order, lead) = (plan.needs_order(), plan.lead(&cast.members));
+        let by_district = question.group_by.contains(&GroupBy::District);
+        let detail = if by_district { Detail::Numbers } else { Detail::Values };
+        let mut selection = self.selection(vec![question.property], start, end, &question.filter, devices);
+        let before = match lead {
+            Lead::None => Vec::new(),
+            Lead::Within(hold) => {
+                selection.from = start.minus(hold);
+                Vec::new()
+            }
+            Lead::Any => self.last_before(&selection, detail, &cast.members).await?,
+        };
+        let mut aggregator = Aggregator::new(plan, cast.members)?;
+        for row in before {
+            aggregator.push(row)?;
+        }
+        let order = if needs_order { Order::SeriesTime } else { Order::Any };
+        let mut chunks = self.lake.scan(selection, order, detail)?;
+        let mut rows = 0;
+        while let Some(chunk) = chunks.next().await {
+            let Chunk { device, time, value, flags, district, .. } = &chunk?;
+            rows += time.len() as u64;
+            aggregator.push_chunk(device, time, value, flags, district)?;
+            // Batches that are ready must not keep others from the thread.
+            tokio::task::coop::consume_budget().await;
+        }
+        drop(chunks);
+        let (now, lateness) = (self.clock.now(), self.limits.lateness.0);
+        let buckets = tokio::task::spawn_blocking(move || aggregator.finish(now, lateness)).await.map_err(|_stopped| AskError::Stopped)??;
+        Ok(Aggregates {
+            unit: unit(&property, time, (!by_device).then_some(across)),
+            is_state: property.kind == Kind::State && time.keeps_meaning() && time != TimeFunction::Count && (by_device || across != AcrossFunction::Count),
+            in_time: time,
+            across: (!by_device).then_some(across),
+            property,
+            start,
+            end,
+            rows,
+            series: series(buckets, &cast.names, &cast.kinds, question.filter.has_place()),
+        })
+    }
+
+    /// Where a device is expected: nowhere if it moves about, or is at home where nobody asked.
+    fn home(&self, whereabouts: &Whereabouts, filter: &Filter) -> Option<u16> {
+        if whereabouts.is_mobile {
+            return None;
+        }
+        let home = whereabouts.home(&self.districts);
+        let in_districts = filter.districts.is_empty() || home.is_some_and(|home| filter.districts.contains(&home));
+        let in_area = filter.area.is_none_or(|area| whereabouts.position.is_some_and(|position| area.contains(position)));
+        (in_districts && in_area).then(|| home.map_or(NO_DISTRICT, |home| home.0))
+    }
+
+    /// Each device's last row before a selection begins, looked for in ever longer stretches of the past.
+    async fn last_before(&self, selection: &Selection, detail: Detail, members: &[Member]) -> Result<Vec<Row>, AskError> {
+        const STRETCH: std::time::Duration = std::time::Duration::from_secs(3_600);
+        const GROWTH: u32 = 8;
+        let mut missing: Vec<DeviceIndex> = members.iter().map(|member| DeviceIndex(member.device)).collect();
+        missing.sort_unstable();
+        let mut found: HashMap<u32, Row> = HashMap::new();
+        let Some(oldest) = self.lake.oldest_time() else { return Ok(Vec::new()) };
+        let (mut end, mut stretch) = (selection.from, STRETCH);
+        while !missing.is_empty() && oldest < end {
+            let start = end.minus(stretch).max(oldest);
+            let before = Selection { from: start, to: end, devices: Some(missing.clone()), ..selection.clone() };
+            let mut chunks = self.lake.scan(before, Order::Any, detail)?;
+            while let Some(chunk) = chunks.next().await {
+                for row in rows(&chunk?) {
+                    let last = found.entry(row.device).or_insert(row);
+                    if last.time < row.time {
+                        *last = row;
+                    }
+                }
+                tokio::task::coop::consume_budget().await;
+            }
+            missing.retain(|device| !found.contains_key(&device.0));
+            (end, stretch) = (start, stretch.saturating_mul(GROWTH));
+        }
+        Ok(found.into_values().collect())
+    }
+}
+
+/// Every device that the question is about, also a silent one: those that ever told the property.
+fn cast(state: &State, question: &AggregateQuestion, devices: Option<&[DeviceIndex]>, property: &Property) -> Result<Cast, AskError> {
+    let by_kind = question.group_by.contains(&GroupBy::Kind);
+    let with_place = question.group_by.contains(&GroupBy::District) || question.filter.has_place();
+    let mut cast = Cast::default();
+    let mut kinds: HashMap<DeviceKind, u16> = HashMap::new();
+    let all = (0u32..).map(DeviceIndex).take(if devices.is_none() { state.devices.len() } else { 0 });
+    for index in devices.unwrap_or_default().iter().copied().chain(all) {
+        if state.find_series(index, question.property).is_none() {
+            continue;
+        }
+        let device = state.device(index);
+        let kind = match kinds.get(&device.kind) {
+            _ if !by_kind => 0,
+            Some(kind) => *kind,
+            None => {
+                let kind = u16::try_from(cast.kinds.len()).map_err(|_many| AskError::TooManyKinds(u16::MAX))?;
+                cast.kinds.push(device.kind.clone());
+                kinds.insert(device.kind.clone(), kind);
+                kind
+            }
+        };
+        if with_place {
+            cast.whereabouts.push(Whereabouts::of(device, state));
+        }
+        cast.names.insert(index.0, device.id.clone());
+        cast.members.push(Member { device: index.0, kind, district: None, interval_s: f64::from(property.interval_s) });
+    }
+    Ok(cast)
+}
+
+fn rows(chunk: &Chunk) -> impl Iterator<Item = Row> {
+    let columns = chunk.device.iter().zip(&chunk.time).zip(&chunk.value).zip(&chunk.flags).zip(&chunk.district);
+    columns.map(|((((device, time), value), flags), district)| Row {
+        device: *device,
+        time: *time,
+        value: *value,
+        flags: *flags,
+        district: *district,
+    })
+}
+
+/// The unit of what the functions give.
+fn unit(property: &Property, time: TimeFunction, across: Option<AcrossFunction>) -> String {
+    match (time, across) {
+        (_, Some(AcrossFunction::Count)) | (TimeFunction::Count | TimeFunction::Changes, _) => "1".to_owned(),
+        (TimeFunction::Duration(_), _) => "s".to_owned(),
+        _ => property.unit.clone(),
+    }
+}
+
+/// Buckets come by group and then by window.
+fn series(buckets: Vec<Bucket>, names: &HashMap<u32, DeviceId>, kinds: &[DeviceKind], by_place: bool) -> Vec<AggregateSeries> {
+    let mut all: Vec<AggregateSeries> = Vec::new();
+    let mut group = None;
+    for bucket in buckets {
+        match all.last_mut() {
+            Some(series) if group == Some(bucket.group) => series.buckets.push(bucket),
+            _ => {
+                group = Some(bucket.group);
+                let key = SeriesKey {
+                    device: bucket.group.device.and_then(|device| names.get(&device).cloned()),
+                    kind: bucket.group.kind.and_then(|kind| kinds.get(usize::from(kind)).cloned()),
+                    district: bucket.group.district.map(|district| (district != NO_DISTRICT).then_some(DistrictIndex(district))),
+                };
+                all.push(AggregateSeries { key, buckets: vec![bucket] });
+            }
+        }
+    }
+    if by_place {
+        // Who neither was in the place nor is expected there is none of the answer's business.
+        all.retain(|series| series.buckets.iter().any(|bucket| bucket.count > 0 || bucket.expected.is_some()));
+    }
+    all
+}

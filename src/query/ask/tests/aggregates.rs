@@ -1,0 +1,329 @@
+//! Aggregates against a naive reference, over table and log together.
+
+use std::collections::BTreeSet;
+
+use jiff::tz::TimeZone;
+
+use super::*;
+use crate::query::aggregate::{Fill, GroupBy, NO_DISTRICT};
+use crate::query::window::{WindowSize, Windows};
+
+fn question(city: &City, property: &str, from: &str, to: &str, window: &str) -> AggregateQuestion {
+    AggregateQuestion {
+        property: city.property(property),
+        from: at(from),
+        to: at(to),
+        window: window.parse().unwrap(),
+        zone: TimeZone::get("Europe/Rome").unwrap(),
+        in_time: None,
+        across: None,
+        group_by: Vec::new(),
+        fill: Fill::None,
+        filter: Filter::default(),
+    }
+}
+
+/// What a device's rows in a window come to; `before` is its last row before them.
+fn in_time(function: &str, before: Option<f64>, values: &[f64]) -> Option<f64> {
+    let count = values.len() as f64;
+    Some(match function {
+        "count" => count,
+        "sum" => values.iter().sum(),
+        "mean" => values.iter().sum::<f64>() / count,
+        "min" => values.iter().copied().fold(f64::INFINITY, f64::min),
+        "max" => values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        "first" => *values.first()?,
+        "last" => *values.last()?,
+        "increase" => {
+            let all: Vec<f64> = before.into_iter().chain(values.iter().copied()).collect();
+            if all.len() < 2 {
+                return None;
+            }
+            all.windows(2).map(|pair| if pair[1] < pair[0] { pair[1] } else { pair[1] - pair[0] }).sum()
+        }
+        "p50" => {
+            let mut sorted = values.to_vec();
+            sorted.sort_by(f64::total_cmp);
+            let place = (sorted.len() - 1) as f64 / 2.0;
+            f64::midpoint(sorted[place.floor() as usize], sorted[place.ceil() as usize])
+        }
+        other => panic!("{other}"),
+    })
+}
+
+/// By window's start and group: value and count.
+type Reference = BTreeMap<(i64, Option<String>), (Option<f64>, u64)>;
+
+fn reference(city: &City, question: &AggregateQuestion, function: &str, across: &str) -> Reference {
+    let windows = Windows::new(question.window, &question.zone, question.from, question.to, 100_000).unwrap();
+    let known = city.known.lock();
+    let is_asked = |identity: &Identity, known: &Known| {
+        identity.1 == question.property && (question.filter.quality == Quality::Any || known.flags.is_trusted())
+    };
+    let mut results: BTreeMap<(i64, Option<String>), (Vec<f64>, u64)> = BTreeMap::new();
+    for window in 0..windows.len() {
+        let (start, end) = windows.bounds(window);
+        let devices: BTreeSet<&String> = known.keys().map(|identity| &identity.0).collect();
+        for device in devices {
+            let rows: Vec<(i64, Known)> =
+                known.iter().filter(|(identity, known)| identity.0 == *device && is_asked(identity, known)).map(|(identity, known)| (identity.2, *known)).collect();
+            let before = rows.iter().rev().find(|(time, _known)| *time < start.micros()).map(|(_time, known)| known.value);
+            let mut groups: BTreeMap<Option<String>, Vec<f64>> = BTreeMap::new();
+            for (_time, known) in rows.iter().filter(|(time, _known)| (start.micros()..end.micros()).contains(time)) {
+                let group = match question.group_by.first() {
+                    None => None,
+                    Some(GroupBy::Device) => Some(device.clone()),
+                    Some(GroupBy::Kind) => panic!("not here"),
+                    Some(GroupBy::District) => Some(known.district.map_or(NO_DISTRICT, |district| district.0).to_string()),
+                };
+                groups.entry(group).or_default().push(known.value);
+            }
+            for (group, values) in groups {
+                let result = results.entry((start.micros(), group)).or_default();
+                result.0.extend(in_time(function, before, &values));
+                result.1 += values.len() as u64;
+            }
+        }
+    }
+    let joined = results.into_iter().map(|(key, (values, count))| {
+        let value = match (values.as_slice(), question.group_by.first()) {
+            ([], _) => None,
+            ([only], Some(GroupBy::Device)) => Some(*only),
+            (values, _) => in_time(across, None, values),
+        };
+        (key, (value, count))
+    });
+    joined.collect()
+}
+
+async fn answered(city: &City, question: &AggregateQuestion) -> Reference {
+    let answer = city.answers.aggregates(question.clone()).await.unwrap();
+    let mut found = Reference::new();
+    for series in answer.series {
+        let group = match question.group_by.first() {
+            None => None,
+            Some(GroupBy::District) => Some(series.key.district.unwrap().map_or(NO_DISTRICT, |district| district.0).to_string()),
+            Some(_) => Some(series.key.device.unwrap().to_string()),
+        };
+        for bucket in series.buckets {
+            found.insert((bucket.start.micros(), group.clone()), (bucket.value, bucket.count));
+        }
+    }
+    found
+}
+
+#[track_caller]
+fn assert_alike(found: &Reference, expected: &Reference, what: &str) {
+    assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{what}");
+    for (key, (value, count)) in expected {
+        let (found, found_count) = found[key];
+        assert_eq!(found_count, *count, "{what} {key:?}");
+        let alike = match (found, value) {
+            (Some(found), Some(value)) => (found - value).abs() <= 1e-9 * value.abs().max(1.0),
+            (found, value) => found == *value,
+        };
+        assert!(alike, "{what} {key:?}: {found:?}, not {value:?}");
+    }
+}
+
+/// Compares many questions with the reference.
+async fn check(city: &City, stage: &str) {
+    for (property, functions) in [
+        ("pm10", ["mean", "max", "p50", "count", "last"].as_slice()),
+        ("vehicle_count", ["sum", "first", "min"].as_slice()),
+        ("energy_active", ["increase"].as_slice()),
+    ] {
+        for function in functions {
+            let across = if *function == "last" || property == "pm10" { "mean" } else { "sum" };
+            for group in [None, Some(GroupBy::Device), Some(GroupBy::District)] {
+                // Growth over the border of a district is told elsewhere.
+                if *function == "increase" && group == Some(GroupBy::District) {
+                    continue;
+                }
+                for (window, quality) in [("1h", Quality::Trusted), ("1d", Quality::Any)] {
+                    let mut question = question(city, property, "2026-10-24T00:00:00Z", "2026-10-27T00:00:00Z", window);
+                    question.in_time = Some((*function).to_owned());
+                    question.across = Some(across.to_owned()).filter(|_across| group.is_none_or(|group| group != GroupBy::Device));
+                    question.group_by = group.into_iter().collect();
+                    question.filter.quality = quality;
+                    let what = format!("{stage}: {function} of {property} by {window}, {group:?}, {quality:?}");
+                    assert_alike(&answered(city, &question).await, &reference(city, &question, function, across), &what);
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn table_and_log_together_answer_as_a_naive_reference() {
+    const DEVICES: [&str; 4] = ["a", "b", "m", "z"];
+    let city = City::new("2026-10-27T00:00:00Z").await;
+    let mut random = fastrand::Rng::with_seed(7);
+    let start = at("2026-10-23T12:00:00Z");
+    let mut heard = Vec::new();
+    for round in 0..24_u64 {
+        let mut batch = Vec::new();
+        for step in 0..30 {
+            for (number, device) in DEVICES.into_iter().enumerate() {
+                if random.u8(..) < 60 {
+                    continue;
+                }
+                let minute = (round * 30 + step) * 7;
+                let time = start.plus(seconds(minute * 60));
+                let position = if device == "m" && random.bool() { SECOND } else { [FIRST, SECOND, FIRST, OUTSIDE][number] };
+                let (draw, is_suspect) = (random.f64(), random.u8(..) < 25);
+                let mut tell = |property, value| batch.push(Told { device, kind: "any", property, time, value, position });
+                // A tenth is out of range: suspect.
+                tell("pm10", if is_suspect { 4_000.0 } else { (draw * 100.0).round() });
+                tell("vehicle_count", (draw * 50.0).round());
+                // Meters grow, and are sometimes reset.
+                tell("energy_active", (minute % 2_000) as f64 + number as f64);
+            }
+        }
+        city.hear(&batch);
+        heard.extend(batch);
+        // What comes again: the same (a duplicate), another value (a correction), another time (late).
+        let mut again = Vec::new();
+        for _ in 0..20 {
+            let mut told = heard[random.usize(..heard.len())];
+            match random.u8(..3) {
+                0 => {}
+                1 => told.value = (told.value * 0.5).round() + 1.0,
+                _ => told.time = told.time.plus(seconds(7)),
+            }
+            again.push(told);
+        }
+        city.hear(&again);
+        match random.u8(..6) {
+            0 | 1 => city.flush().await,
+            2 => city.merge().await,
+            3 => {
+                city.flush().await;
+                city.compact().await;
+            }
+            _ => {}
+        }
+        if round % 8 == 7 {
+            check(&city, &format!("round {round}")).await;
+        }
+    }
+    let expected: Vec<Identity> = city.known.lock().keys().cloned().collect();
+    for order in [Order::Any, Order::SeriesTime] {
+        let mut found: Vec<Identity> = city.scan(everything(), order).await.into_iter().map(|(identity, _value)| identity).collect();
+        found.sort_unstable();
+        assert_eq!(found, expected, "{order:?}");
+    }
+    city.flush().await;
+    city.merge().await;
+    check(&city, "merged").await;
+    city.compact().await;
+    check(&city, "compacted").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn local_days_have_23_24_or_25_hours() {
+    let city = City::new("2026-11-01T00:00:00Z").await;
+    for (from, to, hours) in [("2026-03-28T23:00:00Z", "2026-03-29T22:00:00Z", 23), ("2026-10-24T22:00:00Z", "2026-10-25T23:00:00Z", 25)] {
+        let minutes = hours * 60;
+        let told: Vec<Told> = (0..minutes).map(|minute| Told { time: at(from).plus(seconds(minute * 60)), ..told("a", "pm10", from, 1.0) }).collect();
+        city.hear(&told);
+        if hours == 23 {
+            city.flush().await;
+        }
+        let mut question = question(&city, "pm10", from, to, "1d");
+        let answer = city.answers.aggregates(question.clone()).await.unwrap();
+        assert_eq!((answer.start, answer.end), (at(from), at(to)));
+        let [series] = answer.series.as_slice() else { panic!("{answer:?}") };
+        let [bucket] = series.buckets.as_slice() else { panic!("{series:?}") };
+        assert_eq!((bucket.count, bucket.expected, bucket.coverage), (minutes, Some(minutes as f64), Some(1.0)));
+        question.window = WindowSize::Hours(1);
+        let answer = city.answers.aggregates(question).await.unwrap();
+        assert_eq!(answer.series[0].buckets.len() as u64, hours);
+        assert!(answer.series[0].buckets.iter().all(|bucket| bucket.count == 60));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn growth_counts_from_the_last_reading_however_old() {
+    let city = City::new("2026-06-30T00:00:00Z").await;
+    let meter = |time, value| told("meter", "energy_active", time, value);
+    city.hear(&[meter("2026-01-05T00:00:00Z", 100.0), told("other", "energy_active", "2026-06-19T23:59:00Z", 5.0)]);
+    city.flush().await;
+    city.hear(&[meter("2026-06-20T10:30:00Z", 130.0), meter("2026-06-20T11:30:00Z", 7.0), meter("2026-06-20T11:40:00Z", 9.0)]);
+    city.hear(&[told("other", "energy_active", "2026-06-20T12:10:00Z", 8.0)]);
+    for stage in ["log", "table"] {
+        let mut question = question(&city, "energy_active", "2026-06-20T00:00:00Z", "2026-06-21T00:00:00Z", "1h");
+        question.zone = TimeZone::UTC;
+        let by_hour = city.answers.aggregates(question.clone()).await.unwrap();
+        assert_eq!((by_hour.unit.as_str(), by_hour.in_time.to_string().as_str()), ("kW.h", "increase"));
+        let values: Vec<Option<f64>> = by_hour.series[0].buckets.iter().map(|bucket| bucket.value).collect();
+        assert_eq!(values, [Some(30.0), Some(9.0), Some(3.0)], "{stage}");
+        question.window = WindowSize::Day;
+        let by_day = city.answers.aggregates(question).await.unwrap();
+        assert_eq!(by_day.series[0].buckets[0].value, Some(42.0), "{stage}");
+        city.flush().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_holds_into_the_windows_as_long_as_it_may() {
+    let city = City::new("2026-06-20T12:00:00Z").await;
+    let lamp = |time, value| told("lamp", "lamp_state", time, value);
+    // An interval of 300 s, held for three of them.
+    city.hear(&[lamp("2026-06-20T09:50:00Z", 1.0), lamp("2026-06-20T10:03:00Z", 0.0)]);
+    let mut question = question(&city, "lamp_state", "2026-06-20T10:00:00Z", "2026-06-20T11:00:00Z", "1h");
+    question.in_time = Some("duration:on".to_owned());
+    question.across = Some("sum".to_owned());
+    let answer = city.answers.aggregates(question.clone()).await.unwrap();
+    assert_eq!((answer.unit.as_str(), answer.series[0].buckets[0].value), ("s", Some(180.0)));
+    question.in_time = None;
+    question.across = None;
+    question.group_by = vec![GroupBy::Device];
+    let answer = city.answers.aggregates(question).await.unwrap();
+    assert!(answer.is_state && answer.across.is_none());
+    // 15 minutes off, 3 minutes on.
+    assert_eq!(answer.series[0].buckets[0].value, Some(0.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn units_follow_the_functions() {
+    let city = City::new("2026-06-20T12:00:00Z").await;
+    city.hear(&[told("a", "pm10", "2026-06-20T11:30:00Z", 20.0), told("a", "door", "2026-06-20T11:30:00Z", 1.0)]);
+    for (property, in_time, across, unit) in [
+        ("pm10", "mean", "mean", "ug/m3"),
+        ("pm10", "stddev", "max", "ug/m3"),
+        ("pm10", "count", "sum", "1"),
+        ("pm10", "mean", "count", "1"),
+        ("door", "changes", "sum", "1"),
+        ("door", "duration:open", "mean", "s"),
+        ("door", "mode", "count", "1"),
+    ] {
+        let mut question = question(&city, property, "2026-06-20T11:00:00Z", "2026-06-20T12:00:00Z", "1h");
+        question.in_time = Some(in_time.to_owned());
+        question.across = Some(across.to_owned());
+        assert_eq!(city.answers.aggregates(question).await.unwrap().unit, unit, "{property} {in_time} {across}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn senseless_and_boundless_questions_are_refused() {
+    let city = City::new("2026-06-20T12:00:00Z").await;
+    city.hear(&[told("a", "temperature", "2026-06-20T11:30:00Z", 20.0)]);
+    let refused = async |change: &dyn Fn(&mut AggregateQuestion)| {
+        let mut question = question(&city, "temperature", "2026-06-20T11:00:00Z", "2026-06-20T12:00:00Z", "1h");
+        change(&mut question);
+        city.answers.aggregates(question).await.unwrap_err().to_string()
+    };
+    let sum = refused(&|question| question.in_time = Some("sum".to_owned())).await;
+    assert_eq!(sum, "sum makes no sense for temperature: its values are states of an instant, not amounts");
+    let across = refused(&|question| question.across = Some("sum".to_owned())).await;
+    assert_eq!(across, "sum makes no sense for temperature: its values do not add up over places");
+    let device = refused(&|question| question.filter.devices = vec!["b".to_owned()]).await;
+    assert_eq!(device, "no device \"b\" was ever heard");
+    let kind = refused(&|question| question.filter.kinds = vec!["bus".to_owned()]).await;
+    assert_eq!(kind, "no device of kind \"bus\" was ever heard; there are air-station");
+    let empty = refused(&|question| question.from = question.to).await;
+    assert!(empty.ends_with("is empty"), "{empty}");
+    let windows = refused(&|question| (question.window, question.from) = (WindowSize::Minutes(1), at("1950-01-01T00:00:00Z"))).await;
+    assert_eq!(windows, "the time range has more than 1000000 windows of 1m");
+}

@@ -1,0 +1,293 @@
+//! Reads the table's files for a question: DataFusion's Parquet source without its planner, since what there is to plan is known.
+//!
+//! - A file is read where its day is in question; of it, row groups and pages whose statistics may hold a wanted property, device
+//!   and time. Rows are sorted by these, so that what is decoded is little more than what is wanted.
+//! - A day that is wanted as a whole is read without looking at times.
+//! - Only columns that somebody looks at are decoded. Footers stay in memory, as files never change.
+
+use std::sync::Arc;
+
+use deltalake::DeltaTable;
+use deltalake::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use deltalake::datafusion::common::{DFSchema, ScalarValue};
+use deltalake::datafusion::datasource::listing::PartitionedFile;
+use deltalake::datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
+use deltalake::datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
+use deltalake::datafusion::datasource::source::DataSourceExec;
+use deltalake::datafusion::execution::context::ExecutionProps;
+use deltalake::datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use deltalake::datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use deltalake::datafusion::logical_expr::{Expr, col, lit};
+use deltalake::datafusion::physical_expr::{LexOrdering, PhysicalSortExpr, create_physical_expr, expressions};
+use deltalake::datafusion::physical_plan::common::spawn_buffered;
+use deltalake::datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
+use deltalake::datafusion::physical_plan::union::UnionExec;
+use deltalake::datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use futures::future::ready;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::table::{
+    DATE, DEVICE, DISTRICT, FLAGS, LATITUDE, LONGITUDE, ORIGINAL_UNIT, ORIGINAL_VALUE, PROPERTY, TIME, VALUE, arrow_schema, date_of,
+};
+use super::{Lake, LakeError};
+use crate::store::selection::{Detail, Order, Selection};
+
+/// Longest list of devices that every row is held against while it is decoded; a longer one narrows down pages only.
+pub(super) const DEVICES_IN_FILTER: usize = 1_000;
+
+/// Batches that a day in the making may be ahead of whoever takes them.
+const BATCHES_AHEAD: usize = 16;
+
+/// Days that are read at once where their order matters.
+const DAYS_AHEAD: usize = 2;
+
+/// A file of a version.
+#[derive(Clone, Debug)]
+pub(super) struct DayFile {
+    day: i32,
+    path: String,
+    bytes: u64,
+}
+
+impl DayFile {
+    /// Where its day begins, in microseconds.
+    pub(super) fn start(&self) -> i64 {
+        i64::from(self.day) * DAY
+    }
+}
+
+/// The files of a version, by day.
+pub(super) fn day_files(table: &DeltaTable) -> Result<Vec<DayFile>, LakeError> {
+    let epoch = jiff::civil::date(1970, 1, 1);
+    let unknown = |path: &str| super::scan::unknown("day of a file", path);
+    let mut files = Vec::new();
+    for view in table.snapshot()?.log_data() {
+        let path = view.object_store_path().to_string();
+        if view.deletion_vector_descriptor().is_some() {
+            return Err(super::scan::unknown("deletion vector", &path));
+        }
+        let date = view.partition_values_map().remove(DATE).flatten().ok_or_else(|| unknown(&path))?;
+        let date: jiff::civil::Date = date.parse().map_err(|_invalid| unknown(&path))?;
+        let day = date.since(epoch).map_err(|_overflow| unknown(&path))?.get_days();
+        files.push(DayFile { day, path, bytes: u64::try_from(view.size()).unwrap_or(0) });
+    }
+    files.sort_unstable_by(|one, other| (one.day, &one.path).cmp(&(other.day, &other.path)));
+    Ok(files)
+}
+
+/// Whether questions look at a day as a whole, or at a part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Whole,
+    Partial,
+}
+
+impl Lake {
+    /// The table's rows that a question may be about, as batches: none is missing, but some may be too many. With
+    /// [`Order::SeriesTime`], day by day, and in each by property, device and time.
+    pub(super) fn read_table(
+        &self,
+        files: &[DayFile],
+        selection: &Selection,
+        order: Order,
+        detail: Detail,
+    ) -> Result<BoxStream<'static, Result<deltalake::arrow::array::RecordBatch, LakeError>>, LakeError> {
+        let (from, to) = (selection.from.micros(), selection.to.micros());
+        if from >= to {
+            return Ok(stream::empty().boxed());
+        }
+        let start = files.partition_point(|file| file.day < date_of(from));
+        let end = files.partition_point(|file| file.day <= date_of(to - 1));
+        let days: Vec<&[DayFile]> = files.get(start..end).unwrap_or_default().chunk_by(|one, other| one.day == other.day).collect();
+        let scan = FileScan::new(self, selection, detail)?;
+        let part = |day: &[DayFile]| {
+            let start = day.first().map_or(0, DayFile::start);
+            if from <= start && start + DAY <= to { Part::Whole } else { Part::Partial }
+        };
+        match order {
+            Order::Any => {
+                let mut plans = Vec::new();
+                for wanted in [Part::Whole, Part::Partial] {
+                    let files: Vec<&DayFile> = days.iter().filter(|day| part(day) == wanted).copied().flatten().collect();
+                    if !files.is_empty() {
+                        plans.push(scan.plan(wanted, balance(&files, self.cores), order));
+                    }
+                }
+                if plans.is_empty() {
+                    return Ok(stream::empty().boxed());
+                }
+                Ok(scan.execute(UnionExec::try_new(plans)?)?.map_err(LakeError::from).boxed())
+            }
+            Order::SeriesTime => {
+                let mut plans = Vec::with_capacity(days.len());
+                for day in days {
+                    plans.push(scan.sorted(part(day), day)?);
+                }
+                let batches = stream::iter(plans)
+                    .map(move |plan| ready(scan.execute(plan).map(|stream| spawn_buffered(stream, BATCHES_AHEAD))))
+                    .buffered(DAYS_AHEAD)
+                    .map_err(LakeError::from)
+                    .map_ok(|batches| batches.map_err(LakeError::from))
+                    .try_flatten();
+                Ok(batches.boxed())
+            }
+        }
+    }
+}
+
+const DAY: i64 = 86_400_000_000;
+
+/// Files in as many groups of about the same size as can be read at once.
+fn balance(files: &[&DayFile], groups: usize) -> Vec<FileGroup> {
+    let mut by_size: Vec<&&DayFile> = files.iter().collect();
+    by_size.sort_by_key(|file| std::cmp::Reverse(file.bytes));
+    let mut groups: Vec<(u64, Vec<PartitionedFile>)> = vec![(0, Vec::new()); groups.clamp(1, files.len())];
+    for file in by_size {
+        if let Some((bytes, group)) = groups.iter_mut().min_by_key(|(bytes, _group)| *bytes) {
+            *bytes += file.bytes.max(1);
+            group.push(PartitionedFile::new(file.path.as_str(), file.bytes));
+        }
+    }
+    groups.into_iter().map(|(_bytes, group)| FileGroup::new(group)).collect()
+}
+
+/// How the files of one question are read.
+struct FileScan {
+    context: Arc<TaskContext>,
+    url: deltalake::datafusion::execution::object_store::ObjectStoreUrl,
+    /// Without and with a look at times.
+    whole: ParquetSource,
+    partial: ParquetSource,
+    projection: Vec<usize>,
+    /// What rows of a file are sorted by, of the columns that are read.
+    order: LexOrdering,
+}
+
+impl FileScan {
+    fn new(lake: &Lake, selection: &Selection, detail: Detail) -> Result<Self, LakeError> {
+        let schema = file_schema();
+        let store = lake.runtime.object_store(&lake.store_url)?;
+        let cache = lake.runtime.cache_manager.get_file_metadata_cache();
+        let source = ParquetSource::new(Arc::clone(&schema))
+            .with_parquet_file_reader_factory(Arc::new(CachedParquetFileReaderFactory::new(store, cache)))
+            .with_pushdown_filters(true)
+            .with_enable_page_index(true);
+        let identity = lake.identity_filter(selection);
+        let named = DFSchema::try_from(Schema::clone(&schema))?;
+        let with = |filter: Option<Expr>| -> Result<ParquetSource, LakeError> {
+            Ok(match filter {
+                Some(filter) => source.with_predicate(create_physical_expr(&filter, &named, &ExecutionProps::new(), &PhysicalPlanningContext::default())?),
+                None => source.clone(),
+            })
+        };
+        let time = |micros: i64| lit(ScalarValue::TimestampMicrosecond(Some(micros), Some("UTC".into())));
+        let times = col(TIME).gt_eq(time(selection.from.micros())).and(col(TIME).lt(time(selection.to.micros())));
+        let columns = columns(selection, detail);
+        let projection = columns.iter().map(|column| schema.index_of(column)).collect::<Result<_, _>>().map_err(DataFusionError::from)?;
+        let mut order = Vec::new();
+        for (index, column) in columns.iter().enumerate().filter(|(_index, column)| [PROPERTY, DEVICE, TIME].contains(column)) {
+            order.push(PhysicalSortExpr::new_default(Arc::new(expressions::Column::new(column, index))).asc().nulls_last());
+        }
+        Ok(Self {
+            context: Arc::new(TaskContext::default().with_runtime(Arc::clone(&lake.runtime))),
+            url: lake.store_url.clone(),
+            whole: with(identity.clone())?,
+            partial: with(Some(identity.map_or(times.clone(), |identity| identity.and(times))))?,
+            projection,
+            order: LexOrdering::new(order).expect("time is among the columns"),
+        })
+    }
+
+    fn plan(&self, part: Part, groups: Vec<FileGroup>, order: Order) -> Arc<dyn ExecutionPlan> {
+        let source = match part {
+            Part::Whole => self.whole.clone(),
+            Part::Partial => self.partial.clone(),
+        };
+        let config = FileScanConfigBuilder::new(self.url.clone(), Arc::new(source))
+            .with_file_groups(groups)
+            // Else a group that is done helps with the files of others.
+            .with_preserve_order(order == Order::SeriesTime)
+            .with_projection_indices(Some(self.projection.clone()))
+            .expect("a Parquet source takes any projection of columns")
+            .build();
+        DataSourceExec::from_data_source(config)
+    }
+
+    /// One day: its files are sorted, and there are few.
+    fn sorted(&self, part: Part, day: &[DayFile]) -> Result<Arc<dyn ExecutionPlan>, LakeError> {
+        let groups = day.iter().map(|file| FileGroup::new(vec![PartitionedFile::new(file.path.as_str(), file.bytes)])).collect();
+        Ok(Arc::new(SortPreservingMergeExec::new(self.order.clone(), self.plan(part, groups, Order::SeriesTime))))
+    }
+
+    fn execute(&self, plan: Arc<dyn ExecutionPlan>) -> Result<SendableRecordBatchStream, deltalake::datafusion::error::DataFusionError> {
+        execute_stream(plan, Arc::clone(&self.context))
+    }
+}
+
+use deltalake::datafusion::error::DataFusionError;
+
+/// The columns that files have, as they are read: texts as views.
+fn file_schema() -> SchemaRef {
+    let written = arrow_schema();
+    let fields = written.fields().iter().filter(|field| field.name() != DATE).map(|field| match field.data_type() {
+        DataType::Utf8 => Arc::new(Field::new(field.name(), DataType::Utf8View, field.is_nullable())),
+        _ => Arc::clone(field),
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+/// The columns that a question looks at, those that rows are sorted by first.
+fn columns(selection: &Selection, detail: Detail) -> Vec<&'static str> {
+    let mut columns = Vec::new();
+    if selection.properties.len() != 1 {
+        columns.push(PROPERTY);
+    }
+    columns.extend([DEVICE, TIME, VALUE, FLAGS]);
+    if detail != Detail::Values || !selection.districts.is_empty() {
+        columns.push(DISTRICT);
+    }
+    if detail == Detail::All || selection.area.is_some() {
+        columns.extend([LONGITUDE, LATITUDE]);
+    }
+    if detail == Detail::All {
+        columns.extend([ORIGINAL_VALUE, ORIGINAL_UNIT]);
+    }
+    columns
+}
+
+impl Lake {
+    /// What is asked of property and device; times aside.
+    fn identity_filter(&self, selection: &Selection) -> Option<Expr> {
+        let mut filters = Vec::new();
+        if !selection.properties.is_empty() {
+            let ids = selection.properties.iter().map(|property| self.catalogue.get(*property).id.clone());
+            filters.push(one_of(PROPERTY, ids.collect()));
+        }
+        if let Some(devices) = &selection.devices {
+            let live = self.database.live().read();
+            let mut names: Vec<String> = devices.iter().map(|device| live.device(*device).id.to_string()).collect();
+            drop(live);
+            names.sort_unstable();
+            if let (Some(first), Some(last), true) = (names.first(), names.last(), names.len() > 1) {
+                // Statistics of pages are not held against long lists.
+                filters.push(col(DEVICE).gt_eq(text(first)).and(col(DEVICE).lt_eq(text(last))));
+            }
+            if names.len() <= DEVICES_IN_FILTER {
+                filters.push(one_of(DEVICE, names));
+            }
+        }
+        filters.into_iter().reduce(Expr::and)
+    }
+}
+
+fn text(value: &str) -> Expr {
+    lit(ScalarValue::Utf8View(Some(value.to_owned())))
+}
+
+fn one_of(column: &str, values: Vec<String>) -> Expr {
+    match values.as_slice() {
+        [only] => col(column).eq(text(only)),
+        _ => col(column).in_list(values.iter().map(|value| text(value)).collect(), false),
+    }
+}
