@@ -19,6 +19,7 @@ mod faults;
 mod interface;
 mod layering;
 mod material;
+mod model;
 mod overload;
 mod schemas;
 mod support;
