@@ -61,13 +61,13 @@ async fn observations_are_exported_whole_or_by_pages() {
     assert_eq!(lines[0], "time,device,property,value,unit,state,flags,district,longitude,latitude,original_value,original_unit");
     assert_eq!((lines.len(), lines[1]), (62, "2023-11-14T21:00:00Z,air-1,pm10,10,ug/m3,,,pa-c1,13.36,38.11,,"));
     let accept = [("accept", "application/x-ndjson")];
-    let lines = town.send(Method::GET, "/v1/observations?kind=door-contact", &accept, "").await;
-    let line: Value = serde_json::from_str(lines.text.trim_end()).unwrap();
+    let doors = town.send(Method::GET, "/v1/observations?kind=door-contact", &accept, "").await;
+    let line: Value = serde_json::from_str(doors.text.trim_end()).unwrap();
     assert_eq!((line["device"].as_str(), line["state"].as_str()), (Some("door-1"), Some("open")));
     let page = town.get("/v1/observations?format=geojson&limit=1&property=pm10").await;
     assert_eq!(page.json()["features"][0]["geometry"], json!({ "type": "Point", "coordinates": [13.36, 38.11] }));
-    let link = page.header("link").to_owned();
-    let next = link.strip_prefix('<').and_then(|link| link.strip_suffix(">; rel=\"next\"")).unwrap();
+    let header = page.header("link").to_owned();
+    let next = header.strip_prefix('<').and_then(|text| text.strip_suffix(">; rel=\"next\"")).unwrap();
     let second = town.get_json(next).await;
     assert_eq!(second["features"][0]["properties"]["time"], "2023-11-14T21:58:00Z");
 }
@@ -128,7 +128,10 @@ async fn aggregates_tell_the_truth_about_themselves() {
     assert_eq!(lines[1], "pm10,1,2023-11-14T21:00:00+00:00,2023-11-14T21:30:00+00:00,,,pa-c1,2,,31,60,0.5166666666666667,2,,true,false");
     let doors = town.get_json("/v1/aggregates?property=door&group_by=device,kind&from=now-1h&fill=null").await;
     let buckets = &doors["series"][0]["buckets"];
-    assert_eq!((&doors["series"][0]["device"], &doors["series"][0]["kind"], &doors["across"]), (&json!("door-1"), &json!("door-contact"), &Value::Null));
+    assert_eq!(
+        (&doors["series"][0]["device"], &doors["series"][0]["kind"], &doors["across"]),
+        (&json!("door-1"), &json!("door-contact"), &Value::Null)
+    );
     assert_eq!((&buckets[0]["value"], &buckets[1]["state"]), (&Value::Null, &json!("open")));
 }
 
@@ -141,7 +144,12 @@ async fn refusals_tell_the_reason() {
         ("/v1/aggregates?property=pm10&window=7m", 400, "invalid-parameters", "\"7m\" is none of 1m 2m"),
         ("/v1/aggregates?property=pm10&zone=Mars", 400, "invalid-parameters", "no time zone"),
         ("/v1/aggregates?property=pm10&group_by=moon", 400, "invalid-parameters", "device, kind, district"),
-        ("/v1/aggregates?property=pm10&in_time=increase", 422, "invalid-question", "increase makes no sense for pm10: only counters increase"),
+        (
+            "/v1/aggregates?property=pm10&in_time=increase",
+            422,
+            "invalid-question",
+            "increase makes no sense for pm10: only counters increase",
+        ),
         ("/v1/aggregates?property=pm10&in_time=average", 422, "invalid-question", "\"average\" is no function in time"),
         ("/v1/aggregates?property=door&group_by=device&fill=linear", 422, "invalid-question", "there is nothing between two states"),
         ("/v1/aggregates?property=pm10&window=1m&from=1950-01-01T00:00:00Z", 422, "question-too-large", "more than 1000000 windows of 1m"),
@@ -180,13 +188,21 @@ async fn devices_are_listed_and_shown() {
         })
     );
     let rest = town.get_json("/v1/devices?cursor=air-1&format=geojson").await;
-    let names: Vec<&str> = rest["features"].as_array().unwrap().iter().map(|feature| feature["properties"]["id"].as_str().unwrap()).collect();
+    let names: Vec<&str> =
+        rest["features"].as_array().unwrap().iter().map(|feature| feature["properties"]["id"].as_str().unwrap()).collect();
     assert_eq!(names, ["air-2", "door-1"]);
     assert_eq!(rest["features"][1]["geometry"], Value::Null);
     let one = town.get_json("/v1/devices/air-2").await;
-    assert_eq!((&one["id"], &one["latest"][0]["value"], &one["latest"][0]["flags"]), (&json!("air-2"), &json!(4000.0), &json!(["out-of-range"])));
+    assert_eq!(
+        (&one["id"], &one["latest"][0]["value"], &one["latest"][0]["flags"]),
+        (&json!("air-2"), &json!(4000.0), &json!(["out-of-range"]))
+    );
     let csv = town.get("/v1/devices?format=csv&property=door").await;
-    assert!(csv.text.ends_with("\r\ndoor-1,door-contact,security,2023-11-14T22:13:20Z,2023-11-14T22:12:20Z,false,,,,door\r\n"), "{}", csv.text);
+    assert!(
+        csv.text.ends_with("\r\ndoor-1,door-contact,security,2023-11-14T22:13:20Z,2023-11-14T22:12:20Z,false,,,,door\r\n"),
+        "{}",
+        csv.text
+    );
 }
 
 #[tokio::test]
@@ -196,7 +212,9 @@ async fn the_catalogue_says_what_makes_sense() {
     assert!(energy["properties"].as_array().unwrap().iter().all(|property| property["domain"] == "energy"));
     let meter = town.get("/v1/properties/energy_active").await;
     let functions = meter.json()["functions"].clone();
-    let across = |in_time: &str| functions.as_array().unwrap().iter().find(|function| function["in_time"] == in_time).map(|function| function["across"].clone());
+    let across = |in_time: &str| {
+        functions.as_array().unwrap().iter().find(|function| function["in_time"] == in_time).map(|function| function["across"].clone())
+    };
     assert_eq!(across("increase"), Some(json!(["mean", "sum", "min", "max", "count", "p95"])));
     assert_eq!(across("last"), Some(json!(["min", "max", "count"])));
     assert_eq!(across("mean"), None);
@@ -213,12 +231,18 @@ async fn districts_say_that_they_are_approximate() {
     let all = town.get("/v1/districts").await;
     assert_eq!(all.header("content-type"), "application/geo+json");
     let all = all.json();
-    assert_eq!((&all["type"], &all["approximate"], all["features"].as_array().map(Vec::len)), (&json!("FeatureCollection"), &json!(true), Some(8)));
+    assert_eq!(
+        (&all["type"], &all["approximate"], all["features"].as_array().map(Vec::len)),
+        (&json!("FeatureCollection"), &json!(true), Some(8))
+    );
     assert!(all["note"].as_str().unwrap().contains("Not official"));
     let list = town.get_json("/v1/districts?format=json").await;
     assert_eq!((&list["districts"][0]["id"], &list["approximate"]), (&json!("pa-c1"), &json!(true)));
     let one = town.get_json("/v1/districts/pa-c1").await;
-    assert_eq!((&one["id"], &one["geometry"]["type"], &one["properties"]["approximate"]), (&json!("pa-c1"), &json!("MultiPolygon"), &json!(true)));
+    assert_eq!(
+        (&one["id"], &one["geometry"]["type"], &one["properties"]["approximate"]),
+        (&json!("pa-c1"), &json!("MultiPolygon"), &json!(true))
+    );
 }
 
 #[tokio::test]
