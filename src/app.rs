@@ -28,10 +28,10 @@ use crate::ingest::{self, IngestError, Listening, SourceStatus};
 use crate::intake::{self, Gate, GateLimits, Repeats};
 use crate::metrics::Metrics;
 use crate::model::{
-    Catalogue, CatalogueError, Clock, Districts, DistrictsError, Installations, InstallationsError,
+    Catalogue, CatalogueError, Clock, Districts, DistrictsError, Installations, InstallationsError, Timestamp,
 };
 use crate::normalise::{Normaliser, TimeBounds};
-use crate::state::{Database, Reader, StateError};
+use crate::state::{Database, Live, Reader, StateError};
 use crate::store::{Keeper, Lake, LakeError, LakeSettings, Schedule};
 
 /// Batches between converter and writer.
@@ -127,6 +127,7 @@ type Parts = JoinSet<(&'static str, Result<(), AppError>)>;
 #[derive(Debug)]
 pub struct Service {
     address: SocketAddr,
+    live: Arc<Live>,
     deadline: Duration,
     /// By stop order.
     sources: Parts,
@@ -169,6 +170,7 @@ impl Service {
 
         let mut service = Self {
             address,
+            live: Arc::clone(database.live()),
             deadline: config.node.stop_deadline.0,
             sources: JoinSet::new(),
             pipeline: JoinSet::new(),
@@ -256,6 +258,13 @@ impl Service {
     /// Where the interface listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The newest phenomenon time that is stored and not ahead of the clock; none while nothing is.
+    pub fn newest_observation(&self) -> Option<Timestamp> {
+        let state = self.live.read();
+        let newest = state.series.iter().filter_map(|series| series.mark.latest).map(|latest| latest.time).max();
+        newest.map(Timestamp::from_micros_clamped)
     }
 
     /// Runs until `stop` is cancelled or a part fails, then stops everything in order.

@@ -1,6 +1,6 @@
 //! The command line: parses arguments and calls the library.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use conca::app::{self, Service};
 use conca::config::{Config, Log, LogFormat, Role, TokenHash};
-use conca::model::SystemClock;
+use conca::model::{Catalogue, SystemClock};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -63,6 +63,7 @@ enum RoleArgument {
 enum SchemaArgument {
     Config,
     Rules,
+    Properties,
     OpenApi,
 }
 
@@ -101,6 +102,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Schema { what } => print(&match what {
             SchemaArgument::Config => pretty(&Config::schema()),
             SchemaArgument::Rules => pretty(&conca::alert::rules_schema()),
+            SchemaArgument::Properties => pretty(&Catalogue::schema()),
             SchemaArgument::OpenApi => pretty(&conca::api::description()),
         }),
     }
@@ -140,7 +142,7 @@ fn stop_signal() -> anyhow::Result<CancellationToken> {
 fn start_log(log: &Log) -> anyhow::Result<()> {
     let filter = std::env::var("CONCA_LOG").unwrap_or_else(|_unset| log.filter.clone());
     let filter = EnvFilter::try_new(&filter).with_context(|| format!("log.filter: {filter:?}"))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
     let started = match log.format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().try_init(),

@@ -187,6 +187,11 @@ impl Catalogue {
         Ok(Self { properties, by_id })
     }
 
+    /// The JSON Schema of a catalogue.
+    pub fn schema() -> serde_json::Value {
+        schemars::schema_for!(Vec<Property>).to_value()
+    }
+
     /// The property with that id.
     pub fn find(&self, id: &str) -> Option<PropertyIndex> {
         self.by_id.get(id).copied()

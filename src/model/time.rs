@@ -93,15 +93,30 @@ impl std::str::FromStr for Timestamp {
 
     /// RFC 3339 with an offset; what is finer than a microsecond is cut off.
     fn from_str(text: &str) -> Result<Self, InvalidTime> {
-        // Jiff also reads ISO 8601's looser forms; RFC 3339 has seconds, and no bracketed zone.
-        let bytes = text.as_bytes();
-        let separated = matches!(bytes.get(10), Some(b'T' | b't' | b' '));
-        let seconds = bytes.get(16) == Some(&b':');
-        if !separated || !seconds || text.ends_with(']') {
+        // Jiff also reads ISO 8601's looser forms.
+        if !has_form_of_rfc_3339(text.as_bytes()) {
             return Err(InvalidTime);
         }
         text.parse::<jiff::Timestamp>().ok().and_then(|time| Self::try_from(time).ok()).ok_or(InvalidTime)
     }
+}
+
+/// Whether a text has date, time and offset as RFC 3339 writes them; whether they exist is not asked.
+fn has_form_of_rfc_3339(text: &[u8]) -> bool {
+    fn fits(text: &[u8], form: &[u8]) -> bool {
+        text.len() == form.len()
+            && text.iter().zip(form).all(|(byte, form)| match form {
+                b'0' => byte.is_ascii_digit(),
+                b'T' => matches!(byte, b'T' | b't' | b' '),
+                b'+' => matches!(byte, b'+' | b'-'),
+                other => byte == other,
+            })
+    }
+    let Some((date_time, rest)) = text.split_at_checked(19) else { return false };
+    let decimals = rest.strip_prefix(b".").map_or(0, |decimals| decimals.iter().take_while(|byte| byte.is_ascii_digit()).count());
+    let Some((_fraction, offset)) = rest.split_at_checked(if decimals > 0 { decimals + 1 } else { 0 }) else { return false };
+    let is_offset = matches!(offset, b"Z" | b"z") || (fits(offset, b"+00:00") && offset.get(1..3) <= Some(b"23".as_slice()));
+    fits(date_time, b"0000-00-00T00:00:00") && is_offset
 }
 
 impl fmt::Display for Timestamp {
@@ -175,7 +190,7 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Timestamp::from_micros(micros), "{text}");
         }
-        for text in ["", "2024-01-01", "2024-01-01T00:00:00", "2024-01-01T00:00Z", "2024-13-01T00:00:00Z", "1e9", "2500-01-01T00:00:00Z", "2024-01-01T00:00:00+01:00[Europe/Rome]", "٢٠٢٤-01-01T00:00:00Z"] {
+        for text in ["", "2024-01-01", "2024-01-01T00:00:00", "2024-01-01T00:00Z", "2024-13-01T00:00:00Z", "1e9", "2500-01-01T00:00:00Z", "2024-01-01T00:00:00+01:00[Europe/Rome]", "2024-01-01T00:00:00+01", "2024-01-01T00:00:00+0100", "2024-01-01T00:00:00+24:00", "2024-01-01T00:00:00,5Z", "2024-01-01T00:00:00.Z", "2024-01-01T00:00:00.5", "٢٠٢٤-01-01T00:00:00Z"] {
             assert_eq!(text.parse::<Timestamp>(), Err(InvalidTime), "{text}");
         }
     }

@@ -1,1 +1,22 @@
-fn main(){}
+//! Conca from outside: the shipped program between real servers, and what must hold however they fail.
+//!
+//! One binary, a module per feature. Servers and the program run on free ports and in temporary folders, so that tests
+//! run beside each other; [`support`] has what they share.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on fails, wherever it notices"
+)]
+
+mod alerts;
+mod cli;
+mod clocks;
+mod crash_points;
+mod end_to_end;
+mod faults;
+mod layering;
+mod overload;
+mod schemas;
+mod support;

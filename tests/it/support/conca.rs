@@ -1,0 +1,179 @@
+//! The program as it is shipped: a configuration file, a process, signals, a log.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tempfile::TempDir;
+use toml::{Table, Value};
+
+use super::process::Process;
+use super::{Broker, Looks, eventually, wait_until};
+
+/// The program's binary, deaf to the environment of whoever runs the tests.
+pub(crate) fn conca_command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_conca"));
+    for (name, _value) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CONCA_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// A configuration and a data folder, for one life of the program or several.
+pub(crate) struct Setup {
+    folder: TempDir,
+    config: Table,
+    environment: Vec<(String, String)>,
+    starts: AtomicU32,
+}
+
+impl Setup {
+    /// Defaults, and no source.
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        let setup = Self { folder, config: Table::new(), environment: Vec::new(), starts: AtomicU32::new(0) };
+        setup.set("node.data", data.to_str().unwrap()).set("api.listen", "127.0.0.1:0")
+    }
+
+    /// Defaults, and one source `city`.
+    pub(crate) fn of(broker: &Broker) -> Self {
+        Self::new().add_source("city", &broker.url())
+    }
+
+    pub(crate) fn add_source(mut self, name: &str, url: &str) -> Self {
+        let source = Table::from_iter([("name".to_owned(), Value::from(name)), ("url".to_owned(), Value::from(url))]);
+        let sources = self.section("ingest").entry("sources").or_insert_with(|| Value::Array(Vec::new()));
+        sources.as_array_mut().unwrap().push(Value::Table(source));
+        self
+    }
+
+    /// Sets a key such as `lake.flush_after`.
+    pub(crate) fn set(mut self, key: &str, value: impl Into<Value>) -> Self {
+        let (section, key) = key.split_once('.').expect("a section and a key");
+        self.section(section).insert(key.to_owned(), value.into());
+        self
+    }
+
+    /// Sets a key of the last source.
+    pub(crate) fn source(mut self, key: &str, value: impl Into<Value>) -> Self {
+        let sources = self.section("ingest").get_mut("sources").and_then(Value::as_array_mut).expect("there is a source");
+        sources.last_mut().and_then(Value::as_table_mut).unwrap().insert(key.to_owned(), value.into());
+        self
+    }
+
+    pub(crate) fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Puts a rules document in force.
+    pub(crate) fn rules(self, rules: &serde_json::Value) -> Self {
+        let path = self.folder.path().join("rules.json");
+        std::fs::write(&path, serde_json::json!({ "rules": rules }).to_string()).unwrap();
+        self.set("alerts.rules", path.to_str().unwrap())
+    }
+
+    fn section(&mut self, name: &str) -> &mut Table {
+        self.config.entry(name).or_insert_with(|| Value::Table(Table::new())).as_table_mut().unwrap()
+    }
+
+    /// The configuration as text.
+    pub(crate) fn text(&self) -> String {
+        toml::to_string(&self.config).unwrap()
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// Looks at what the program keeps, beside it.
+    pub(crate) fn looks(&self) -> Looks {
+        Looks::at(&self.data())
+    }
+
+    /// Starts the program and waits until every source is ready.
+    pub(crate) fn start(&self) -> Conca {
+        let conca = self.start_unready();
+        let sources = self.config["ingest"]["sources"].as_array().unwrap().len();
+        wait_until("every source is ready", || conca.count("subscribed source=") == sources);
+        conca
+    }
+
+    /// Starts the program and waits until its interface listens.
+    pub(crate) fn start_unready(&self) -> Conca {
+        let mut conca = self.spawn();
+        conca.address = Some(eventually("the interface listens", || {
+            assert!(conca.process.ended().is_none(), "the program ended: {}", conca.log());
+            let log = conca.log();
+            let (_before, after) = log.split_once("the interface listens address=")?;
+            after.split_once('\n').map(|(address, _rest)| address.parse().unwrap())
+        }));
+        conca
+    }
+
+    /// Starts the program and waits for nothing.
+    pub(crate) fn spawn(&self) -> Conca {
+        let config = self.folder.path().join("conca.toml");
+        std::fs::write(&config, self.text()).unwrap();
+        let log = self.folder.path().join(format!("log-{}", self.starts.fetch_add(1, Ordering::Relaxed)));
+        let mut command = conca_command();
+        command.args(["run", "--config"]).arg(&config).envs(self.environment.iter().map(|(name, value)| (name, value)));
+        Conca { process: Process::start(&mut command, &log), address: None }
+    }
+}
+
+/// The running program.
+pub(crate) struct Conca {
+    process: Process,
+    address: Option<SocketAddr>,
+}
+
+impl Conca {
+    /// Where the interface listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address.expect("it listens")
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// How often a text stands in the log.
+    pub(crate) fn count(&self, text: &str) -> usize {
+        self.log().matches(text).count()
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(self) {
+        self.process.kill();
+    }
+
+    /// SIGTERM.
+    pub(crate) fn terminate(&self) {
+        self.process.signal("TERM");
+    }
+
+    /// Waits for its end: how it ended, and its whole log.
+    pub(crate) fn wait(mut self) -> (ExitStatus, String) {
+        let status = self.process.wait();
+        (status, self.log())
+    }
+
+    /// SIGTERM, and a good end.
+    pub(crate) fn stop(self) {
+        self.terminate();
+        let (status, log) = self.wait();
+        assert!(status.success(), "{status}: {log}");
+    }
+
+    /// The most memory that it ever had resident, in KiB.
+    pub(crate) fn memory_peak_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(Path::new("/proc").join(self.process.id().to_string()).join("status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux says so");
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+}
