@@ -139,6 +139,8 @@ pub struct Service {
     settled: CancellationToken,
     stop_background: CancellationToken,
     stop_interface: CancellationToken,
+    /// Keeps the pipeline open where there is no source, until the program stops.
+    inlet: Option<ingest::Inlet>,
 }
 
 impl Service {
@@ -181,6 +183,7 @@ impl Service {
             settled: CancellationToken::new(),
             stop_background: CancellationToken::new(),
             stop_interface: CancellationToken::new(),
+            inlet: None,
         };
         let context = Arc::new(Context {
             clock: Arc::clone(&clock),
@@ -252,6 +255,7 @@ impl Service {
             let session = ingest::run(settings, inlet.clone(), status, Arc::clone(&clock), service.stop_sources.clone(), service.settled.clone());
             service.sources.spawn(async move { ("a source", session.await.map_err(|source| AppError::Source { name, source })) });
         }
+        service.inlet = Some(inlet);
         Ok(service)
     }
 
@@ -293,6 +297,7 @@ impl Service {
     async fn stop(&mut self) {
         tracing::info!("stopping: taking no more messages");
         self.stop_sources.cancel();
+        self.inlet = None;
         if !ended(&mut self.pipeline, self.deadline).await {
             tracing::warn!("what was taken cannot be committed in time: it will be delivered again");
             self.give_up.cancel();
