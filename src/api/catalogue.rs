@@ -72,7 +72,7 @@ const ACROSS: [&str; 6] = ["mean", "sum", "min", "max", "count", "p95"];
 
 /// Observed properties.
 ///
-/// The catalogue: units, plausible ranges, states, and which functions make sense. With an ETag.
+/// The catalogue: units, plausible ranges, states, and which functions make sense. With an `ETag`.
 #[utoipa::path(
     get, path = "/v1/properties", tag = "city",
     params(("domain" = Option<String>, Query, description = "A list of mobility, environment, energy and security", example = "environment")),
@@ -80,7 +80,10 @@ const ACROSS: [&str; 6] = ["mean", "sum", "min", "max", "count", "p95"];
 )]
 async fn properties(State(context): State<Arc<Context>>, headers: HeaderMap, params: Params) -> Result<Response, Problem> {
     let domains = params.read(|query| {
-        query.words("domain", &[Domain::Mobility, Domain::Environment, Domain::Energy, Domain::Security].map(|domain| (domain.as_str(), domain)))
+        query.words(
+            "domain",
+            &[Domain::Mobility, Domain::Environment, Domain::Energy, Domain::Security].map(|domain| (domain.as_str(), domain)),
+        )
     })?;
     let wanted = context.catalogue.iter().filter(|(_index, property)| domains.is_empty() || domains.contains(&property.domain));
     let list = PropertyList { properties: wanted.map(|(_index, property)| PropertyBody::new(property)).collect() };
@@ -144,7 +147,7 @@ impl DistrictBody {
 /// Districts.
 ///
 /// As GeoJSON (the default), or as JSON without outlines. Where the city has configured none of its own, they are Palermo's,
-/// **approximate and not official**: `approximate` says so, and `note` why. With an ETag.
+/// **approximate and not official**: `approximate` says so, and `note` why. With an `ETag`.
 #[utoipa::path(
     get, path = "/v1/districts", tag = "city",
     params(("format" = Option<String>, Query, description = "`geojson` or `json`; goes before `Accept`", example = "geojson")),

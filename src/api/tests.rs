@@ -25,6 +25,7 @@ use crate::store::{Keeper, Lake, LakeSettings, Schedule};
 mod alerts;
 mod connections;
 mod frame;
+mod history;
 mod messages;
 mod stream;
 
