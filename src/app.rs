@@ -13,7 +13,7 @@ mod writer;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -24,7 +24,7 @@ use crate::alert::{Desk, DeskError};
 use crate::api::{self, ApiError, Context};
 use crate::config::{self, Config};
 use crate::decode;
-use crate::ingest::{self, IngestError, Listening, SourceStatus};
+use crate::ingest::{self, IngestError, Inlet, Listening, SourceStatus};
 use crate::intake::{self, Gate, GateLimits, Repeats};
 use crate::metrics::Metrics;
 use crate::model::{
@@ -129,6 +129,8 @@ pub struct Service {
     address: SocketAddr,
     live: Arc<Live>,
     deadline: Duration,
+    /// Keeps the pipeline going, also where no source holds it.
+    inlet: Option<Inlet>,
     /// By stop order.
     sources: Parts,
     pipeline: Parts,
@@ -174,6 +176,7 @@ impl Service {
             address,
             live: Arc::clone(database.live()),
             deadline: config.node.stop_deadline.0,
+            inlet: Some(inlet.clone()),
             sources: JoinSet::new(),
             pipeline: JoinSet::new(),
             background: JoinSet::new(),
@@ -327,15 +330,26 @@ async fn ended(parts: &mut Parts, deadline: Duration) -> bool {
 }
 
 async fn judge_silence(desk: &Arc<Desk>, listening: &Arc<Listening>, clock: Arc<dyn Clock>, every: Duration, stop: CancellationToken) {
+    /// Clocks that are adjusted slowly differ by less between two ticks.
+    const STEP: Duration = Duration::from_secs(2);
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut before = (clock.now(), Instant::now());
     loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
             _now = ticks.tick() => {}
         }
-        let since = listening.since(clock.now());
+        let now = (clock.now(), Instant::now());
+        let expected = before.0.plus(now.1 - before.1);
+        if now.0.since(expected).max(expected.since(now.0)) > STEP {
+            // What was heard before says nothing about now: the devices spoke by another clock, or to nobody.
+            tracing::warn!(%expected, now = %now.0, "the clock was set, or the machine slept: silence is judged anew");
+            listening.interrupt(now.0);
+        }
+        before = now;
+        let since = listening.since(now.0);
         let desk = Arc::clone(desk);
         match tokio::task::spawn_blocking(move || desk.tick(since)).await {
             Ok(Ok(())) => {}

@@ -330,7 +330,7 @@ pub enum Role {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    /// What is written: a `tracing` filter such as `info` or `conca=debug`. The environment variable `CONCA_LOG` goes before it.
+    /// What is written: a `tracing` filter such as `warn,conca=info` or `debug`. The environment variable `CONCA_LOG` goes before it.
     pub filter: String,
     /// In which form.
     pub format: LogFormat,
@@ -483,7 +483,8 @@ mod default {
 
     impl Default for Log {
         fn default() -> Self {
-            Self { filter: "info".to_owned(), format: LogFormat::Text }
+            // Delta Lake tells of every step at the level of information.
+            Self { filter: "warn,conca=info".to_owned(), format: LogFormat::Text }
         }
     }
 }

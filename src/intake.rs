@@ -48,8 +48,9 @@ pub struct Step {
     pub commit: Commit,
     /// By message, in order.
     pub settled: Vec<Settled>,
-    /// By observation of the accepted messages, in order.
-    pub lanes: Vec<Lane>,
+    /// By observation of the accepted messages, in order: whether its series has come further with it. What comes late
+    /// has not, nor what lies ahead of our clock; what follows such a one has, though it must be compared.
+    pub advances: Vec<bool>,
 }
 
 /// Bounds of the step.
@@ -189,7 +190,7 @@ impl<'a> Work<'a> {
         let time = observation.time.micros();
         let future = observation.flags.contains(crate::model::Flags::FUTURE);
         let lane = if !future && mark.is_ahead_of_all(time) { Lane::Ordered } else { Lane::Late };
-        self.step.lanes.push(lane);
+        self.step.advances.push(!future && mark.latest.is_none_or(|latest| latest.time < time));
         let position = observation.position.map(|position| (position.longitude(), position.latitude()));
         mark.observe(Latest { time, value: observation.value, flags: observation.flags.bits(), position });
         let rows = match lane {

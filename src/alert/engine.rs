@@ -159,12 +159,14 @@ pub struct Effects {
     pub conditions: Vec<ConditionRecord>,
     /// Standings to forget: rule and device.
     pub forgotten: Vec<(String, DeviceId)>,
+    /// Signs of life that need not be durable: whoever starts anew listens for the full time anyway.
+    pub(super) heard: HashMap<Key, Timestamp>,
     /// In order.
     pub transitions: Vec<Transition>,
 }
 
 impl Effects {
-    /// Whether nothing changed.
+    /// Whether nothing changed that must be durable.
     pub fn is_empty(&self) -> bool {
         self.conditions.is_empty() && self.forgotten.is_empty() && self.transitions.is_empty()
     }
@@ -203,13 +205,15 @@ type Key = (usize, DeviceId);
 pub struct Engine {
     rules: Rules,
     records: HashMap<Key, ConditionRecord>,
+    /// The newest signs of life, which are not all written down.
+    heard: HashMap<Key, Timestamp>,
 }
 
 impl Engine {
     /// Knows the rules, and where they stood. Standings of rules that are no more, or are not the same, are void; their
     /// active alerts are cleared by the effects, which the caller commits.
     pub fn new(rules: Rules, restored: impl IntoIterator<Item = ConditionRecord>, now: Timestamp) -> (Self, Effects) {
-        let mut engine = Self { rules, records: HashMap::new() };
+        let mut engine = Self { rules, ..Self::default() };
         let mut effects = Effects::default();
         for record in restored {
             let place = engine.rules.rules.iter().position(|rule| {
@@ -240,11 +244,12 @@ impl Engine {
 
     /// Begins a step; nothing changes before [`Engine::apply`].
     pub fn step(&self) -> Step<'_> {
-        Step { engine: self, changed: HashMap::new(), transitions: Vec::new() }
+        Step { engine: self, changed: HashMap::new(), heard: HashMap::new(), transitions: Vec::new() }
     }
 
     /// Takes over the effects of a step, once they are durable.
     pub fn apply(&mut self, effects: &Effects) {
+        self.heard.extend(effects.heard.iter().map(|(key, time)| (key.clone(), *time)));
         for record in &effects.conditions {
             if let Some(place) = self.rules.rules.iter().position(|rule| rule.document.id == record.rule) {
                 self.records.insert((place, record.device.clone()), record.clone());
@@ -263,6 +268,7 @@ impl Engine {
 pub struct Step<'a> {
     engine: &'a Engine,
     changed: HashMap<Key, ConditionRecord>,
+    heard: HashMap<Key, Timestamp>,
     transitions: Vec<Transition>,
 }
 
@@ -299,11 +305,12 @@ impl Step<'_> {
             if now.since(listening_since) <= after {
                 continue;
             }
-            for ((of, device), record) in &engine.records {
-                if of == place && record.standing == Standing::Quiet && now.since(record.considered) > after && !self.changed.contains_key(&(*of, device.clone())) {
-                    let alert = activate(rule, record, record.considered, now, None, None);
+            for (key, record) in engine.records.iter().filter(|((of, _device), _record)| of == place) {
+                let heard = self.heard(key, record);
+                if record.standing == Standing::Quiet && now.since(heard) > after && !self.changed.contains_key(key) {
+                    let alert = activate(rule, record, heard, now, None, None);
                     let record = ConditionRecord { standing: Standing::Active { alert: Box::new(alert.clone()) }, ..record.clone() };
-                    self.changed.insert((*of, device.clone()), record);
+                    self.changed.insert(key.clone(), record);
                     self.transitions.push(Transition::Activated { alert });
                 }
             }
@@ -338,11 +345,17 @@ impl Step<'_> {
 
     /// What all of it changes.
     pub fn finish(self) -> Effects {
-        Effects { conditions: self.changed.into_values().collect(), forgotten: Vec::new(), transitions: self.transitions }
+        Effects { conditions: self.changed.into_values().collect(), forgotten: Vec::new(), heard: self.heard, transitions: self.transitions }
     }
 
     fn record(&self, key: &Key) -> Option<&ConditionRecord> {
         self.changed.get(key).or_else(|| self.engine.records.get(key))
+    }
+
+    /// When a device was heard last, as far as a rule of silence knows.
+    fn heard(&self, key: &Key, record: &ConditionRecord) -> Timestamp {
+        let heard = self.heard.get(key).or_else(|| self.engine.heard.get(key)).copied();
+        heard.map_or(record.considered, |heard| heard.max(record.considered))
     }
 
     fn look(&mut self, place: usize, facts: Facts<'_>, observed: Observed) {
@@ -403,7 +416,7 @@ impl Step<'_> {
     }
 
     fn sign_of_life(&mut self, place: usize, facts: Facts<'_>, newest: Evidence, received: Timestamp) {
-        /// A sign of life is written down at most so often: what a restart forgets of it, it listens anew for anyway.
+        /// A sign of life is written down at most so often.
         const WRITE_AFTER: Duration = Duration::from_secs(10);
         let Some(rule) = self.engine.rules.rules.get(place) else { return };
         if !applies(rule, facts) {
@@ -414,9 +427,14 @@ impl Step<'_> {
         let key = (place, facts.device.clone());
         let known = self.record(&key);
         let standing = known.map_or(Standing::Quiet, |record| record.standing.clone());
-        let is_quiet = standing == Standing::Quiet;
-        if known.is_some_and(|record| time <= record.considered || (is_quiet && time.since(record.considered) < WRITE_AFTER)) {
-            return;
+        if let Some(record) = known {
+            if time <= self.heard(&key, record) {
+                return;
+            }
+            if standing == Standing::Quiet && time.since(record.considered) < WRITE_AFTER {
+                self.heard.insert(key, time);
+                return;
+            }
         }
         if let Standing::Active { alert } = standing {
             // Only an observation that is itself not too old ends a silence: a backlog does not.

@@ -17,7 +17,7 @@ use crate::ingest::{Depth, Listening, SourceStatus};
 use crate::intake::{self, Entry, Gate, Limits, Repeats, Settled};
 use crate::metrics::{LaneLabel, Metrics, Outcome, OutcomeLabels};
 use crate::model::{Clock, Districts, Normalised, Timestamp};
-use crate::state::{Database, Lane, StateError};
+use crate::state::{Database, StateError};
 
 /// Batches of the converter that one commit takes at most.
 const BATCHES_MAX: usize = 4;
@@ -93,7 +93,7 @@ impl Writer {
                 None => {}
             }
             self.metrics.intake_paused.set(1);
-            self.listening.interrupt();
+            self.listening.interrupt(now);
             if self.give_up.is_cancelled() {
                 return false;
             }
@@ -109,13 +109,13 @@ impl Writer {
     fn try_commit(&mut self, entries: &[Entry]) -> Result<(), StateError> {
         let database = Arc::clone(&self.database);
         let mut turn = database.turn();
-        let intake::Step { mut commit, settled, lanes } = intake::step(database.live(), &self.repeats, self.limits, entries);
+        let intake::Step { mut commit, settled, advances } = intake::step(database.live(), &self.repeats, self.limits, entries);
         let shed: Vec<u64> = self.sources.iter().map(|source| source.shed.swap(0, Ordering::Relaxed)).collect();
         let now = self.clock.now();
         for (source, shed) in self.sources.iter().zip(&shed).filter(|(_source, shed)| **shed > 0) {
             intake::shed(&mut commit, &source.name, now, *shed);
         }
-        let effects = self.desk.observe(&mut commit, |step| observe(step, &self.districts, entries, &settled, &lanes));
+        let effects = self.desk.observe(&mut commit, |step| observe(step, &self.districts, entries, &settled, &advances));
         let digests = commit.digests.clone();
         let rows = [("ordered", commit.ordered.len()), ("late", commit.late.len())];
         let started = Instant::now();
@@ -185,15 +185,15 @@ fn newest(normalised: &Normalised) -> Option<(Timestamp, f64)> {
 }
 
 /// Shows a batch to the alert rules.
-fn observe(step: &mut Step<'_>, districts: &Districts, entries: &[Entry], settled: &[Settled], lanes: &[Lane]) {
-    let mut lanes = lanes.iter();
+fn observe(step: &mut Step<'_>, districts: &Districts, entries: &[Entry], settled: &[Settled], advances: &[bool]) {
+    let mut advances = advances.iter();
     for (entry, _accepted) in entries.iter().zip(settled).filter(|(_entry, settled)| **settled == Settled::Accepted) {
         let Ok(normalised) = &entry.outcome else { continue };
         let Normalised { device, kind, domain, observations, .. } = normalised;
         let mut facts = Facts { device, kind, domain: *domain, district: None };
-        for (observation, lane) in observations.iter().zip(lanes.by_ref()) {
+        for (observation, advances) in observations.iter().zip(advances.by_ref()) {
             facts.district = observation.district.map(|district| districts.get(district).id.as_str());
-            if *lane == Lane::Ordered {
+            if *advances {
                 let (property, time, value, flags) = (observation.property, observation.time, observation.value, observation.flags);
                 step.observe(facts, Observed { property, time, value, flags });
             }

@@ -10,7 +10,7 @@ use super::{Config, Source};
 use crate::model::SourceName;
 
 /// One thing that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     /// Where: `ingest.sources[0].url`; empty for the whole.
     pub key: String,
@@ -27,10 +27,13 @@ impl fmt::Display for Problem {
 /// Unknown keys, wrong types, numbers out of range: all of them.
 pub(super) fn against_schema(schema: &Value, value: &Value) -> Vec<Problem> {
     let validator = jsonschema::validator_for(schema).expect("the schema is generated from types");
-    validator
+    let mut problems: Vec<Problem> = validator
         .iter_errors(value)
         .map(|error| Problem { key: key_of(error.instance_path().as_str()), problem: error.to_string() })
-        .collect()
+        .collect();
+    // The validator's own order differs from run to run.
+    problems.sort_unstable();
+    problems
 }
 
 /// `/ingest/sources/0/url` as `ingest.sources[0].url`.

@@ -24,7 +24,15 @@ const IDLE: Duration = Duration::from_secs(2);
 pub struct Listening {
     sources: Vec<Arc<SourceStatus>>,
     queue: Depth,
-    since: Mutex<Vec<Option<Drained>>>,
+    since: Mutex<Heard>,
+}
+
+#[derive(Debug)]
+struct Heard {
+    /// By source.
+    drained: Vec<Option<Drained>>,
+    /// When intake last stood still, or the clock was set.
+    interrupted: Option<Timestamp>,
 }
 
 /// A source's backlog is over.
@@ -38,7 +46,7 @@ struct Drained {
 impl Listening {
     /// Nothing has been heard yet.
     pub fn new(sources: Vec<Arc<SourceStatus>>, queue: Depth) -> Self {
-        let since = Mutex::new(vec![None; sources.len()]);
+        let since = Mutex::new(Heard { drained: vec![None; sources.len()], interrupted: None });
         Self { sources, queue, since }
     }
 
@@ -54,33 +62,37 @@ impl Listening {
     fn drained(&self, place: usize, since: Timestamp) {
         let Some(status) = self.sources.get(place) else { return };
         let connection = status.connections.load(Ordering::Relaxed);
-        if let Some(slot) = self.since.lock().get_mut(place)
+        if let Some(slot) = self.since.lock().drained.get_mut(place)
             && slot.is_none_or(|drained| drained.connection != connection)
         {
             *slot = Some(Drained { connection, since });
         }
     }
 
-    /// Intake stands still: what comes after it is a backlog again.
-    pub fn interrupt(&self) {
-        self.since.lock().fill(None);
+    /// Intake stands still, or the clock was set to `now`: what comes after it is a backlog again.
+    pub fn interrupt(&self, now: Timestamp) {
+        let mut since = self.since.lock();
+        since.drained.fill(None);
+        since.interrupted = Some(now);
     }
 
     /// Since when all sources are heard as they speak; `None` while one is not.
     pub fn since(&self, now: Timestamp) -> Option<Timestamp> {
         let (waiting, capacity) = self.queue.get();
         if waiting * 2 > capacity {
-            self.interrupt();
+            self.interrupt(now);
         }
+        let interrupted = self.since.lock().interrupted;
         for (place, status) in self.sources.iter().enumerate() {
-            let quiet_since = status.since().max(status.heard());
+            // Of what a clock said that was set back since, nothing counts.
+            let quiet_since = [status.since(), status.heard(), interrupted].into_iter().flatten().filter(|since| *since <= now).max();
             if status.is_ready() && waiting == 0 && quiet_since.is_some_and(|quiet| now.since(quiet) > IDLE) {
                 self.drained(place, now);
             }
         }
         let since = self.since.lock();
         let mut latest = None;
-        for (status, drained) in self.sources.iter().zip(since.iter()) {
+        for (status, drained) in self.sources.iter().zip(&since.drained) {
             let connection = status.connections.load(Ordering::Relaxed);
             let drained = drained.filter(|drained| drained.connection == connection && status.is_ready())?;
             latest = latest.max(Some(drained.since));
@@ -125,8 +137,8 @@ mod tests {
         assert_eq!(listening.since(second(60)), None);
         listening.hear("main", second(61), second(61));
         assert_eq!(listening.since(second(61)), Some(second(61)));
-        listening.interrupt();
-        assert_eq!(listening.since(second(61)), None);
+        listening.interrupt(second(62));
+        assert_eq!(listening.since(second(62)), None);
     }
 
     #[test]
@@ -140,5 +152,26 @@ mod tests {
         assert_eq!(listening.since(second(4)), None);
         assert_eq!(listening.since(second(6)), Some(second(6)));
         assert_eq!(listening.since(second(9)), Some(second(6)));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_makes_a_backlog_of_what_comes() {
+        let (inlet, _messages) = crate::ingest::queue(10, 10_000);
+        let main = source("main");
+        let listening = Listening::new(vec![Arc::clone(&main)], inlet.depth());
+        connect(&main, 0);
+        listening.hear("main", second(1), second(1));
+        assert_eq!(listening.since(second(1)), Some(second(1)));
+        // An hour forward: what was heard by the old clock is no idleness, and what seems an hour old is not fresh.
+        listening.interrupt(second(3_601));
+        assert_eq!(listening.since(second(3_601)), None);
+        listening.hear("main", second(3_602), second(2));
+        assert_eq!(listening.since(second(3_602)), None);
+        assert_eq!(listening.since(second(3_604)), Some(second(3_604)));
+        // And back.
+        main.heard.store(second(3_604).micros(), Ordering::Relaxed);
+        listening.interrupt(second(5));
+        assert_eq!(listening.since(second(6)), None);
+        assert_eq!(listening.since(second(8)), Some(second(8)));
     }
 }

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use rumqttc::Transport;
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{ConnectProperties, Filter, Packet, Publish, SubAck, SubscribeReasonCode};
+use rumqttc::v5::mqttbytes::v5::{ConnectProperties, Filter, Packet, Publish, RetainForwardRule, SubAck, SubscribeReasonCode};
 use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions};
-use rumqttc::Outgoing;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::tls;
@@ -49,11 +49,13 @@ pub async fn run(
     let generation = Arc::new(Mutex::new(0));
     let session = Session {
         backoff: Duration::ZERO,
+        read_at: Instant::now(),
         clock,
         client: client.clone(),
         eventloop,
         generation: Arc::clone(&generation),
         held: VecDeque::new(),
+        held_bytes: 0,
         acknowledgements,
         inlet: Some(inlet),
         settings,
@@ -115,10 +117,14 @@ struct Session {
     generation: Arc<Mutex<u64>>,
     /// Messages that came while the queue was full.
     held: VecDeque<Delivery>,
+    /// Their payloads together.
+    held_bytes: usize,
     acknowledgements: mpsc::Sender<(u64, u16)>,
     /// Gone once the source is to stop.
     inlet: Option<Inlet>,
     backoff: Duration,
+    /// When the socket is read again at the latest, though the queue is full.
+    read_at: Instant,
 }
 
 /// Why a connection is given up.
@@ -195,7 +201,9 @@ impl Session {
             .iter()
             .map(|subscription| (subscription.filter.as_str(), if subscription.qos == 0 { QoS::AtMostOnce } else { QoS::AtLeastOnce }))
             .chain([(BROKER_DROPPED, QoS::AtMostOnce)])
-            .map(|(filter, qos)| Filter { preserve_retain: true, ..Filter::new(filter, qos) });
+            // Only what the broker kept may be marked as retained, not what a device sends with that mark (MQTT 5, 3.8.3.1);
+            // and it need not come again with every connection.
+            .map(|(filter, qos)| Filter { retain_forward_rule: RetainForwardRule::OnNewSubscribe, ..Filter::new(filter, qos) });
         self.client.try_subscribe_many(filters).map_err(|error| Broken::Request(error.to_string()))
     }
 
@@ -244,6 +252,7 @@ impl Session {
         if delivery.message.service == Service::AtMostOnce {
             self.status.shed.fetch_add(1, Ordering::Relaxed);
         } else {
+            self.held_bytes += delivery.message.payload.len();
             self.held.push_back(delivery);
         }
     }
@@ -285,40 +294,40 @@ impl Session {
     async fn make_room(&mut self) -> Result<bool, Broken> {
         while let Some(next) = self.held.front() {
             let Some(inlet) = self.inlet.clone() else { return Ok(false) };
-            match tokio::time::timeout(self.settings.keep_alive / 3, inlet.wait_for_room(next)).await {
+            match tokio::time::timeout_at(self.read_at, inlet.wait_for_room(next)).await {
                 Ok(true) => {
                     let Some(next) = self.held.pop_front() else { break };
+                    let bytes = next.message.payload.len();
                     match inlet.try_send(next) {
-                        Ok(()) => {}
+                        Ok(()) => self.held_bytes -= bytes,
                         // Another source was quicker.
                         Err(Refused::Full(next)) => self.held.push_front(next),
                         Err(Refused::Closed) => return Ok(false),
                     }
                 }
                 Ok(false) => return Ok(false),
-                Err(_elapsed) if self.may_hold_more() => self.keep_alive().await?,
-                // Not even keep-alive any more: the connection will break, and the broker keeps what is unacknowledged.
-                Err(_elapsed) => {}
+                Err(_elapsed) => {
+                    self.keep_alive().await?;
+                    self.read_at = Instant::now() + self.settings.keep_alive / 3;
+                }
             }
         }
         Ok(true)
     }
 
     fn may_hold_more(&self) -> bool {
-        self.held.len() < HELD_MAX && self.held.iter().map(|delivery| delivery.message.payload.len()).sum::<usize>() < HELD_BYTES_MAX
+        self.held.len() < HELD_MAX && self.held_bytes < HELD_BYTES_MAX
     }
 
-    /// Polls until a ping has left, or nothing more happens for a moment; what arrives meanwhile is held.
+    /// Polls until nothing more happens for a moment, so that pings leave and their answers are read, which come behind
+    /// everything that the broker had sent before; what arrives meanwhile is held. Where no more can be held, the
+    /// connection will break, and the broker keeps what is unacknowledged.
     async fn keep_alive(&mut self) -> Result<(), Broken> {
-        const POLLS_MAX: usize = 64;
-        for _poll in 0..POLLS_MAX {
-            let Ok(event) = tokio::time::timeout(Duration::from_millis(10), self.poll()).await else { break };
-            let event = event?;
-            let is_ping = matches!(event, Event::Outgoing(Outgoing::PingReq));
-            self.handle(event)?;
-            if is_ping {
-                break;
-            }
+        const QUIET: Duration = Duration::from_millis(10);
+        let end = Instant::now() + self.settings.keep_alive / 6;
+        while self.may_hold_more() && Instant::now() < end {
+            let Ok(event) = tokio::time::timeout(QUIET, self.poll()).await else { break };
+            self.handle(event?)?;
         }
         Ok(())
     }
@@ -333,6 +342,7 @@ impl Session {
         self.eventloop.state.events.clear();
         // What is held was not acknowledged: it will be delivered again.
         self.held.clear();
+        self.held_bytes = 0;
     }
 
     fn next_backoff(&mut self) -> Duration {
@@ -346,35 +356,35 @@ impl Session {
         const GOODBYE: Duration = Duration::from_secs(2);
         self.inlet = None;
         self.held.clear();
-        if self.status.is_ready() {
-            loop {
-                tokio::select! {
-                    biased;
-                    () = settled.cancelled() => break,
-                    outcome = self.eventloop.poll() => if outcome.is_err() { break },
-                }
-            }
-            // The last acknowledgements are in the queue by now: let them out before the goodbye.
+        if self.status.is_ready() && self.poll_until(settled.cancelled()).await.is_ok() {
+            let (client, acknowledgements) = (self.client.clone(), self.acknowledgements.clone());
             let last = async {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                self.client.try_disconnect()
-            };
-            let goodbye = tokio::time::timeout(GOODBYE, async {
-                tokio::pin!(last);
-                let mut asked = false;
-                loop {
-                    tokio::select! {
-                        result = &mut last, if !asked => { asked = true; if result.is_err() { break } }
-                        outcome = self.eventloop.poll() => if outcome.is_err() { break },
-                    }
+                // All that was settled is in the queue by now: let it out before the goodbye.
+                while acknowledgements.capacity() < acknowledgements.max_capacity() || client.try_disconnect().is_err() {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
                 }
-            });
-            if goodbye.await.is_err() {
-                tracing::debug!(source = %self.status.name, "the broker did not close the connection");
+                std::future::pending::<()>().await;
+            };
+            match tokio::time::timeout(GOODBYE, self.poll_until(last)).await {
+                Ok(_closed) => {}
+                Err(_elapsed) => tracing::debug!(source = %self.status.name, "the broker did not close the connection"),
             }
         }
         self.status.set_failed(self.clock.now(), "stopped".to_owned());
         *self.generation.lock() += 1;
+    }
+
+    /// Polls, ignoring what comes, until `end`. Once the connection is lost it must not be polled again: that would make
+    /// another one, on which acknowledgements of this one would go out.
+    async fn poll_until(&mut self, end: impl Future<Output = ()>) -> Result<(), Broken> {
+        tokio::pin!(end);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut end => return Ok(()),
+                outcome = self.poll() => drop(outcome?),
+            }
+        }
     }
 }
 

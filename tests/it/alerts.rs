@@ -182,8 +182,8 @@ fn a_retained_message_is_no_sign_of_life_but_a_device_that_retains_what_it_says_
     // What the broker keeps of the silent one comes again where the session is lost, and says nothing of it.
     conca.stop();
     let setup = setup.source("client_id", "another-session");
-    let conca = setup.start();
     let before = looks.ledger().received;
+    let conca = setup.start();
     wait_until("the retained messages have come", || looks.ledger().received >= before + 2);
     publisher.send(&[say("alive")]);
     wait_until("more has come", || looks.ledger().received >= before + 3);
