@@ -212,11 +212,6 @@ impl Query {
         (from, to)
     }
 
-    /// A duration such as `15m`.
-    pub(crate) fn duration(&mut self, name: &'static str) -> Option<Duration> {
-        self.parse::<DurationText>(name).map(|duration| duration.0)
-    }
-
     /// A time zone of the IANA database.
     pub(crate) fn time_zone(&mut self, name: &'static str) -> Option<TimeZone> {
         let text = self.text(name)?;

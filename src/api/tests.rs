@@ -19,7 +19,7 @@ use crate::intake::{self, Entry, Gate, GateLimits, Repeats};
 use crate::metrics::Metrics;
 use crate::model::{Catalogue, Clock, Districts, ManualClock, Message, Service, SourceName, Timestamp};
 use crate::normalise::{Normaliser, TimeBounds};
-use crate::state::{Database, Lane, Reader};
+use crate::state::{Database, Reader};
 use crate::store::{Keeper, Lake, LakeSettings, Schedule};
 
 mod alerts;
@@ -162,15 +162,15 @@ impl Town {
         let entries: Vec<Entry> = messages.iter().map(entry).collect();
         let mut turn = database.turn();
         let mut step = intake::step(database.live(), &self.repeats, intake::Limits { devices_max: 1_000 }, &entries);
-        let mut lanes = step.lanes.iter();
+        let mut advances = step.advances.iter();
         let effects = desk.observe(&mut step.commit, |step| {
             for normalised in entries.iter().filter_map(|entry| entry.outcome.as_ref().ok()) {
                 let (device, kind, domain) = (&normalised.device, &normalised.kind, normalised.domain);
-                for (observation, lane) in normalised.observations.iter().zip(lanes.by_ref()) {
+                for (observation, advances) in normalised.observations.iter().zip(advances.by_ref()) {
                     let district = observation.district.map(|district| districts.get(district).id.as_str());
                     let facts = Facts { device, kind, domain, district };
                     let (property, time, value, flags) = (observation.property, observation.time, observation.value, observation.flags);
-                    if *lane == Lane::Ordered {
+                    if *advances {
                         step.observe(facts, Observed { property, time, value, flags });
                     }
                     step.hear(facts, Evidence { time, value }, received);

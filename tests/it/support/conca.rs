@@ -133,11 +133,6 @@ pub(crate) struct Conca {
 }
 
 impl Conca {
-    /// Where the interface listens.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address.expect("it listens")
-    }
-
     pub(crate) fn log(&self) -> String {
         self.process.log()
     }
