@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use conca::model::{Catalogue, Districts, Timestamp};
-use conca::state::{Counts, Database, QuarantineFilter, QuarantineRow, Reader};
+use conca::state::{AlertFilter, Counts, Database, QuarantineFilter, QuarantineRow, Reader};
 use conca::store::{Detail, Lake, LakeError, LakeSettings, Order, Selection};
 use futures::StreamExt as _;
 use tokio::runtime::Runtime;
@@ -17,7 +17,7 @@ pub(crate) type Identity = (String, String, i64);
 #[track_caller]
 fn balanced(reader: &Reader) -> Counts {
     let mut total = Counts::default();
-    for row in reader.ledger(Timestamp::MIN, Timestamp::MAX).unwrap() {
+    for row in reader.ledger(Timestamp::MIN, Timestamp::MAX, None, usize::MAX).unwrap() {
         assert!(row.counts.balances(), "{row:?}");
         total += row.counts;
     }
@@ -54,7 +54,7 @@ impl Looks {
 
     /// Newest first.
     pub(crate) fn alerts(&self) -> Vec<serde_json::Value> {
-        let alerts = self.0.alerts(None, None, 100_000).unwrap();
+        let alerts = self.0.alerts(&AlertFilter { limit: 100_000, ..AlertFilter::default() }).unwrap();
         alerts.iter().map(|alert| serde_json::from_str(alert).unwrap()).collect()
     }
 }
@@ -96,7 +96,7 @@ impl Store {
             area: None,
             trusted: false,
         };
-        let mut chunks = self.runtime.block_on(self.lake.scan(selection, Order::Any, Detail::Numbers)).unwrap();
+        let mut chunks = self.runtime.block_on(async { self.lake.scan(selection, Order::Any, Detail::Numbers) }).unwrap();
         let mut rows = BTreeMap::new();
         while let Some(chunk) = self.runtime.block_on(chunks.next()) {
             let chunk = chunk.unwrap();
