@@ -76,7 +76,7 @@ const ACROSS: [&str; 6] = ["mean", "sum", "min", "max", "count", "p95"];
 #[utoipa::path(
     get, path = "/v1/properties", tag = "city",
     params(("domain" = Option<String>, Query, description = "A list of mobility, environment, energy and security", example = "environment")),
-    responses((status = 200, body = PropertyList), Errors)
+    responses((status = 200, description = "The catalogue", body = PropertyList), Errors)
 )]
 async fn properties(State(context): State<Arc<Context>>, headers: HeaderMap, params: Params) -> Result<Response, Problem> {
     let domains = params.read(|query| {
@@ -95,7 +95,7 @@ async fn properties(State(context): State<Arc<Context>>, headers: HeaderMap, par
     get, path = "/v1/properties/{id}", tag = "city",
     params(("id" = String, Path, description = "The property's id", example = "pm10")),
     responses(
-        (status = 200, body = PropertyBody),
+        (status = 200, description = "The property", body = PropertyBody),
         (status = 404, description = "It is not in the catalogue", content_type = "application/problem+json", body = Details),
         Errors,
     )

@@ -170,7 +170,7 @@ impl std::str::FromStr for AfterDevice {
     get, path = "/v1/devices/{id}", tag = "city",
     params(("id" = String, Path, description = "The device's name", example = "air-station-001")),
     responses(
-        (status = 200, body = DeviceDetail),
+        (status = 200, description = "The device", body = DeviceDetail),
         (status = 404, description = "It was never heard", content_type = "application/problem+json", body = Details),
         Errors,
     )
