@@ -401,7 +401,7 @@ impl<'de> Visitor<'de> for PositionSeed {
                 }
             }
         }
-        let (Some(Value::Number(longitude)), Some(Value::Number(latitude))) = (longitude, latitude) else {
+        let (Some(Scalar::Number(longitude)), Some(Scalar::Number(latitude))) = (longitude, latitude) else {
             return Ok(self.refuse("an object without both numbers"));
         };
         Ok(Some(Position::new(longitude, latitude).map_err(|error| format!("lon {longitude}, lat {latitude}: {error}"))))
@@ -540,22 +540,39 @@ impl<'de> Visitor<'de> for MeasuredSeed {
         }
         let unit = match unit {
             None => None,
-            Some(Some(Value::Word(unit))) => Some(unit),
+            Some(Some(Scalar::Text(unit))) => Some(unit),
             Some(_other) => return Ok(Err((Reason::Shape, "/unit", "a unit is a text".to_owned()))),
         };
         Ok(match value {
-            Some(Some(value)) => Ok(Measured { value, unit }),
+            Some(Some(value)) => Ok(Measured { value: value.into(), unit }),
             Some(None) => Err((Reason::InvalidValue, "/value", "a value is a number or a word".to_owned())),
             None => Err((Reason::Shape, "", "an object without \"value\"".to_owned())),
         })
     }
 }
 
-/// A number or a word; `None` for anything else.
+/// A JSON scalar other than null.
+enum Scalar<'a> {
+    Number(f64),
+    Text(Cow<'a, str>),
+    Truth(bool),
+}
+
+impl<'a> From<Scalar<'a>> for Value<'a> {
+    fn from(scalar: Scalar<'a>) -> Self {
+        match scalar {
+            Scalar::Number(number) => Self::Number(number),
+            Scalar::Text(word) => Self::Word(word),
+            Scalar::Truth(value) => Self::Word(Cow::Borrowed(if value { "true" } else { "false" })),
+        }
+    }
+}
+
+/// A scalar; `None` for anything else.
 struct ScalarSeed;
 
 impl<'de> DeserializeSeed<'de> for ScalarSeed {
-    type Value = Option<Value<'de>>;
+    type Value = Option<Scalar<'de>>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_any(self)
@@ -563,34 +580,34 @@ impl<'de> DeserializeSeed<'de> for ScalarSeed {
 }
 
 impl<'de> Visitor<'de> for ScalarSeed {
-    type Value = Option<Value<'de>>;
+    type Value = Option<Scalar<'de>>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("a number or a word")
     }
 
     fn visit_f64<E>(self, number: f64) -> Result<Self::Value, E> {
-        Ok(Some(Value::Number(number)))
+        Ok(Some(Scalar::Number(number)))
     }
 
     fn visit_i64<E>(self, number: i64) -> Result<Self::Value, E> {
-        Ok(Some(Value::Number(number as f64)))
+        Ok(Some(Scalar::Number(number as f64)))
     }
 
     fn visit_u64<E>(self, number: u64) -> Result<Self::Value, E> {
-        Ok(Some(Value::Number(number as f64)))
+        Ok(Some(Scalar::Number(number as f64)))
     }
 
     fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
-        Ok(Some(Value::Word(Cow::Borrowed(if value { "true" } else { "false" }))))
+        Ok(Some(Scalar::Truth(value)))
     }
 
     fn visit_borrowed_str<E>(self, word: &'de str) -> Result<Self::Value, E> {
-        Ok(Some(Value::Word(Cow::Borrowed(word))))
+        Ok(Some(Scalar::Text(Cow::Borrowed(word))))
     }
 
     fn visit_str<E>(self, word: &str) -> Result<Self::Value, E> {
-        Ok(Some(Value::Word(Cow::Owned(word.to_owned()))))
+        Ok(Some(Scalar::Text(Cow::Owned(word.to_owned()))))
     }
 
     fn visit_unit<E>(self) -> Result<Self::Value, E> {

@@ -149,7 +149,7 @@ impl Reader {
     pub fn quarantine(&self, filter: &QuarantineFilter) -> Result<Vec<QuarantineRow>, StateError> {
         let connection = self.0.lock();
         let mut select = connection.prepare_cached(
-            "SELECT id, received, source, topic, substr(payload, 1, ?8), length(payload), whole, reason, faults FROM quarantine
+            "SELECT id, received, source, topic, coalesce(substr(payload, 1, ?8), x''), length(payload), whole, reason, faults FROM quarantine
              WHERE (?1 IS NULL OR reason = ?1) AND (?2 IS NULL OR source = ?2) AND (?3 IS NULL OR substr(topic, 1, length(?3)) = ?3)
                 AND (?4 IS NULL OR received >= ?4) AND (?5 IS NULL OR received < ?5) AND (?6 IS NULL OR id < ?6)
              ORDER BY id DESC LIMIT ?7",

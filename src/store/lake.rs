@@ -30,11 +30,13 @@ use deltalake::datafusion::prelude::SessionContext;
 use deltalake::delta_datafusion::DeltaSessionContext;
 use deltalake::{DeltaTable, DeltaTableError};
 use parking_lot::RwLock;
+use tokio::sync::MutexGuard;
 
 pub use maintain::Maintenance;
+use table::Change;
 
 use crate::model::{Catalogue, Districts, Timestamp};
-use crate::state::{Database, FollowerPosition, StateError, Trim};
+use crate::state::{Database, FollowerPosition, LedgerMoves, StateError, Trim};
 
 /// The store's name among the followers of the log.
 pub const STORE: &str = "lake";
@@ -139,7 +141,16 @@ pub struct Lake {
     cores: usize,
     published: RwLock<Published>,
     /// Held by whoever changes the table: one at a time.
-    writer: tokio::sync::Mutex<()>,
+    writer: tokio::sync::Mutex<LastChange>,
+}
+
+/// What is known of the last change of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LastChange {
+    /// Table and log agree.
+    Settled,
+    /// It failed, or is being made: its commit may stand all the same, and the log may not know of it.
+    Unknown,
 }
 
 impl std::fmt::Debug for Lake {
@@ -171,32 +182,51 @@ impl Lake {
             districts,
             settings,
             runtime,
-            writer: tokio::sync::Mutex::new(()),
+            writer: tokio::sync::Mutex::new(LastChange::Unknown),
         };
-        lake.settle().await?;
+        drop(lake.writer().await?);
         Ok(lake)
     }
 
+    /// The right to change the table. First settles what a crash or a failure may have left between table and log: what
+    /// failed can have come after the commit.
+    async fn writer(&self) -> Result<MutexGuard<'_, LastChange>, LakeError> {
+        let mut writer = self.writer.lock().await;
+        if *writer == LastChange::Unknown {
+            let mut table = DeltaTable::clone(&self.published.read().table);
+            table.update_state().await?;
+            self.settle(table).await?;
+            *writer = LastChange::Settled;
+        }
+        Ok(writer)
+    }
+
     /// Brings the log's positions up to what the table says it holds.
-    async fn settle(&self) -> Result<(), LakeError> {
-        let table = Arc::clone(&self.published.read().table);
+    async fn settle(&self, table: DeltaTable) -> Result<(), LakeError> {
         let held = FollowerPosition {
             ordered: self.transaction(&table, &self.ordered_id()).await?,
             late: self.transaction(&table, &self.late_id()).await?,
         };
+        // Questions must not see the old version with the trimmed log: the new pair comes first.
+        *self.published.write() = Published::new(table.clone(), held)?;
         let (known, planned) = {
             let turn = self.database.turn();
             (turn.follower(STORE)?, turn.planned_merge(STORE)?)
         };
+        if held.ordered < known.ordered || held.late < known.late {
+            tracing::error!(
+                held = held.ordered,
+                known = known.ordered,
+                "the table lacks what the log no longer holds: is it another one, or an older copy?"
+            );
+        }
         if held.ordered > known.ordered || held.late > known.late {
             tracing::info!(held = held.ordered, known = known.ordered, "the table is ahead of the log's end: verifying it");
             table::verify(&table).await?;
             table::sync_commit(&table, table.version().unwrap_or(0)).await?;
             let moves = planned.filter(|plan| plan.late == held.late && held.late > known.late).map(|plan| plan.moves).unwrap_or_default();
-            let trim = Trim { store: STORE, position: held, moves, digests: self.settings.digests };
-            self.database.turn().trim(&trim)?;
+            self.trim(Trim { store: STORE, position: held, moves, digests: self.settings.digests }).await?;
         }
-        self.published.write().position = held;
         Ok(())
     }
 
@@ -213,20 +243,37 @@ impl Lake {
         Ok(version.and_then(|version| u64::try_from(version).ok()).unwrap_or(0))
     }
 
-    /// Makes a new table version and log end visible together, and trims the log.
-    async fn publish(&self, table: DeltaTable, trim: Trim) -> Result<(), LakeError> {
-        let database = Arc::clone(&self.database);
-        let position = trim.position;
-        // Questions must not see the old version with the trimmed log: the new pair comes first.
+    /// Commits a change that follows the log up to a new position: the new version and the log's new end become visible
+    /// together, then the log is trimmed.
+    async fn follow(
+        &self,
+        writer: &mut LastChange,
+        change: Change,
+        position: FollowerPosition,
+        moves: LedgerMoves,
+    ) -> Result<(), LakeError> {
+        *writer = LastChange::Unknown;
+        let table = Arc::clone(&self.published.read().table);
+        let table = table::commit(&table, change).await?;
         *self.published.write() = Published::new(table, position)?;
-        tokio::task::spawn_blocking(move || database.turn().trim(&trim)).await.map_err(|_stopped| LakeError::Stopped)??;
+        self.trim(Trim { store: STORE, position, moves, digests: self.settings.digests }).await?;
+        *writer = LastChange::Settled;
         Ok(())
     }
 
-    fn replace_table(&self, table: DeltaTable) -> Result<(), LakeError> {
+    /// Makes a change that has nothing to do with the log.
+    async fn change(&self, writer: &mut LastChange, work: impl Future<Output = Result<DeltaTable, LakeError>>) -> Result<(), LakeError> {
+        *writer = LastChange::Unknown;
+        let table = work.await?;
         let position = self.published.read().position;
-        // Whoever replaces it holds the writer's lock: the position stays.
         *self.published.write() = Published::new(table, position)?;
+        *writer = LastChange::Settled;
+        Ok(())
+    }
+
+    async fn trim(&self, trim: Trim) -> Result<(), LakeError> {
+        let database = Arc::clone(&self.database);
+        tokio::task::spawn_blocking(move || database.turn().trim(&trim)).await.map_err(|_stopped| LakeError::Stopped)??;
         Ok(())
     }
 

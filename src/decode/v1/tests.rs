@@ -46,7 +46,7 @@ fn every_form_of_reading_is_understood() {
 #[test]
 fn what_is_wrong_with_one_reading_costs_that_reading() {
     check(
-        r#"{"time":0,"readings":{"a":1,"b":null,"c":[1],"d":{"unit":"m"},"e":{"value":1,"unit":2},"f":{"value":[]},"a":2,"x/y~":null}}"#,
+        r#"{"time":0,"readings":{"a":1,"b":null,"c":[1],"d":{"unit":"m"},"e":{"value":1,"unit":true},"f":{"value":[]},"a":2,"x/y~":null}}"#,
         "a=1 1970-01-01T00:00:00Z\n\
          fault: invalid-value at /readings/b: null is not a value: leave the reading out\n\
          fault: shape at /readings/c: an array where a number, a word or {\"value\", \"unit\"} is expected\n\

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use deltalake::arrow::array::RecordBatch;
 use hashbrown::HashMap;
 
-use super::table::{BatchBuilder, Change, TableRow, commit, date_of, write_files};
-use super::{Lake, LakeError, STORE};
-use crate::state::{Block, FollowerPosition, LedgerMoves, Rows, SeriesIndex, Trim};
+use super::table::{BatchBuilder, Change, TableRow, date_of, write_files};
+use super::{Lake, LakeError, LastChange};
+use crate::state::{Block, FollowerPosition, LedgerMoves, Rows, SeriesIndex};
 
 /// Rows of one record batch on its way to a file.
 const BATCH_ROWS: usize = 65_536;
@@ -18,12 +18,11 @@ const FLUSH_LEVEL: i32 = 1;
 impl Lake {
     /// Moves everything that is in the ordered lane now into the table, durably, and trims the log. Returns the rows moved.
     pub async fn flush(&self) -> Result<usize, LakeError> {
-        let _writer = self.writer.lock().await;
-        self.flush_held().await
+        self.flush_held(&mut *self.writer().await?).await
     }
 
     /// [`Lake::flush`] for whoever already holds the writer's lock.
-    pub(super) async fn flush_held(&self) -> Result<usize, LakeError> {
+    pub(super) async fn flush_held(&self, writer: &mut LastChange) -> Result<usize, LakeError> {
         let published = self.published.read().clone();
         let blocks = self.database.live().tail_after(published.position.ordered, u64::MAX).ordered;
         let Some(last) = blocks.last().map(|block| block.sequence) else { return Ok(0) };
@@ -36,9 +35,8 @@ impl Lake {
         let batches = self.sorted_batches(&blocks);
         let adds = write_files(&published.table, FLUSH_LEVEL, batches).await?;
         let change = Change { adds, transactions: vec![(self.ordered_id(), last)], ..Change::default() };
-        let table = commit(&published.table, change).await?;
         let position = FollowerPosition { ordered: last, ..published.position };
-        self.publish(table, Trim { store: STORE, position, moves: LedgerMoves::default(), digests: self.settings.digests }).await?;
+        self.follow(writer, change, position, LedgerMoves::default()).await?;
         Ok(rows)
     }
 

@@ -84,7 +84,7 @@ impl Lake {
         let chosen: Vec<&FileInfo> = group.iter().collect();
         let batches = self.read_files(&table, &chosen).await?;
         let adds = self.write_stream(&table, COMPACT_LEVEL, batches).await?;
-        let _writer = self.writer.lock().await;
+        let mut writer = self.writer().await?;
         let newest = Arc::clone(&self.published.read().table);
         let current = self.files(&newest)?;
         if !group.iter().all(|file| current.iter().any(|other| other.add.path == file.add.path)) {
@@ -92,13 +92,12 @@ impl Lake {
             return Ok(0);
         }
         let removes = group.iter().map(|file| file.remove(false)).collect();
-        let table = commit(&newest, Change { adds, removes, rearranged: true, ..Change::default() }).await?;
-        self.replace_table(table)?;
+        self.change(&mut writer, commit(&newest, Change { adds, removes, rearranged: true, ..Change::default() })).await?;
         Ok(group.len())
     }
 
     pub(super) async fn drop_partitions_before(&self, oldest: Timestamp) -> Result<usize, LakeError> {
-        let _writer = self.writer.lock().await;
+        let mut writer = self.writer().await?;
         let table = Arc::clone(&self.published.read().table);
         let limit = date_text(date_of(oldest.micros()));
         let old: Vec<FileInfo> = self.files(&table)?.into_iter().filter(|file| file.date < limit).collect();
@@ -106,19 +105,22 @@ impl Lake {
             return Ok(0);
         }
         let removes = old.iter().map(|file| file.remove(true)).collect();
-        let table = commit(&table, Change { removes, ..Change::default() }).await?;
-        self.replace_table(table)?;
+        self.change(&mut writer, commit(&table, Change { removes, ..Change::default() })).await?;
         Ok(old.len())
     }
 
     pub(super) async fn vacuum_files(&self, unused: Duration) -> Result<usize, LakeError> {
-        let _writer = self.writer.lock().await;
-        let table = Arc::clone(&self.published.read().table);
+        let mut writer = self.writer().await?;
+        let table = DeltaTable::clone(&self.published.read().table);
         let retention = chrono::Duration::from_std(unused).unwrap_or(chrono::Duration::MAX);
-        let (table, metrics) =
-            DeltaTable::clone(&table).vacuum().with_retention_period(retention).with_enforce_retention_duration(false).await?;
-        self.replace_table(table)?;
-        Ok(metrics.files_deleted.len())
+        let mut deleted = 0;
+        let vacuum = async {
+            let (table, metrics) = table.vacuum().with_retention_period(retention).with_enforce_retention_duration(false).await?;
+            deleted = metrics.files_deleted.len();
+            Ok(table)
+        };
+        self.change(&mut writer, vacuum).await?;
+        Ok(deleted)
     }
 
     /// All files of a version.

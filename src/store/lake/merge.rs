@@ -11,10 +11,10 @@ use futures::StreamExt;
 use hashbrown::{HashMap, HashSet};
 
 use super::maintain::texts;
-use super::table::{BatchBuilder, Change, DATE, DEVICE, PROPERTY, TIME, TableRow, VALUE, commit, date_of, write_files};
+use super::table::{BatchBuilder, Change, DATE, DEVICE, PROPERTY, TIME, TableRow, VALUE, date_of, write_files};
 use super::{Lake, LakeError, STORE};
 use crate::model::Original;
-use crate::state::{Block, FollowerPosition, LedgerKey, LedgerMoves, MergePlan, Place, Rows, SeriesIndex, Trim};
+use crate::state::{Block, FollowerPosition, LedgerKey, LedgerMoves, MergePlan, Place, Rows, SeriesIndex};
 
 /// The column in which a scan says which file a row comes from.
 const FILE: &str = "conca_file";
@@ -48,12 +48,12 @@ impl Lake {
     ///
     /// Takes as many of the oldest late blocks as hold the configured number of rows; call it again while it returns more than 0.
     pub async fn merge(&self) -> Result<usize, LakeError> {
-        let _writer = self.writer.lock().await;
+        let mut writer = self.writer().await?;
         // What is late now may follow an ordered row that is not in the table yet.
         let late = self.database.live().tail_after(u64::MAX, self.published.read().position.late).late;
         let blocks = self.oldest(late);
         let Some(last) = blocks.last().map(|block| block.sequence) else { return Ok(0) };
-        self.flush_held().await?;
+        self.flush_held(&mut writer).await?;
         let published = self.published.read().clone();
         let held = self.transaction(&published.table, &self.late_id()).await?;
         if held >= last {
@@ -66,9 +66,8 @@ impl Lake {
         let plan = MergePlan { late: last, moves: resolved.moves.clone() };
         self.in_turn(move |turn| turn.plan_merge(STORE, &plan)).await?;
         let change = Change { adds, removes, transactions: vec![(self.late_id(), last)], rearranged: false };
-        let table = commit(&published.table, change).await?;
         let position = FollowerPosition { late: last, ..published.position };
-        self.publish(table, Trim { store: STORE, position, moves: resolved.moves, digests: self.settings.digests }).await?;
+        self.follow(&mut writer, change, position, resolved.moves).await?;
         Ok(rows)
     }
 

@@ -133,6 +133,22 @@ pub(crate) struct Conca {
 }
 
 impl Conca {
+    /// Asks the interface: HTTP status and body.
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
+        let address = format!("http://{}{path}", self.address.expect("it listens"));
+        let answer = async {
+            let answer = reqwest::get(address).await.unwrap();
+            (answer.status().as_u16(), answer.text().await.unwrap())
+        };
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(answer)
+    }
+
+    /// [`Conca::get`], the body as JSON.
+    pub(crate) fn get_json(&self, path: &str) -> (u16, serde_json::Value) {
+        let (code, body) = self.get(path);
+        (code, serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}")))
+    }
+
     pub(crate) fn log(&self) -> String {
         self.process.log()
     }

@@ -1,0 +1,94 @@
+//! Real data sets, as they are: with gaps, errors and units of other countries.
+//!
+//! They lie beside the repository, or in the folder that `CONCA_MATERIAL` names. Where they are not, the tests here are
+//! left out and say so; in CI they must be there.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use conca_simulators::publisher;
+use conca_simulators::replay::{self, Mapping, Report, Settings, Speed};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{Broker, Identity, Setup, Store, wait_until};
+
+/// A file of the material; none where there is no material and that is allowed.
+fn material(test: &str, path: &str) -> Option<PathBuf> {
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/material");
+    let folder = std::env::var_os("CONCA_MATERIAL").map_or(beside, PathBuf::from);
+    if folder.is_dir() {
+        return Some(folder.join(path));
+    }
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "CI must have the material: there is no folder {}", folder.display());
+    // Past the capture of tests that succeed: what is left out must be seen.
+    drop(writeln!(std::io::stderr(), "left out: material::{test}, since there is no folder {}", folder.display()));
+    None
+}
+
+fn replay(broker: &Broker, data: &Path, mapping: &str, rows_max: u64) -> Report {
+    let mapping = Path::new(env!("CARGO_MANIFEST_DIR")).join("simulators/mappings").join(mapping);
+    let settings = Settings {
+        broker: publisher::Broker {
+            host: broker.address().ip().to_string(),
+            port: broker.address().port(),
+            credentials: None,
+            connect_timeout: Duration::from_secs(10),
+        },
+        data: data.to_owned(),
+        mapping: Mapping::load(&mapping).unwrap(),
+        speed: Speed::Max,
+        rows_max: Some(rows_max),
+    };
+    tokio::runtime::Runtime::new().unwrap().block_on(replay::run(settings, CancellationToken::new())).unwrap()
+}
+
+/// Replays a data set twice; gives what is stored of it.
+fn check(data: &Path, mapping: &str, rows_max: u64) -> BTreeMap<Identity, f64> {
+    let broker = Broker::start();
+    let setup = Setup::of(&broker).set("lake.flush_after", "1s").set("lake.merge_every", "1s");
+    let conca = setup.start();
+    let looks = setup.looks();
+    let mut received = 0;
+    let mut settled = || {
+        let report = replay(&broker, data, mapping, rows_max);
+        received += i64::try_from(report.messages.acknowledged).unwrap();
+        assert_eq!(report.messages.published, report.messages.acknowledged);
+        looks.ledger_of(received);
+        wait_until("late rows are compared", || looks.ledger().pending == 0);
+        (report, looks.ledger())
+    };
+    let (report, first) = settled();
+    assert_eq!(first.readings, i64::try_from(report.values).unwrap());
+    assert!(first.stored > 10_000 && first.quarantined == 0, "{first:?}");
+    let (_report, second) = settled();
+    // The same again: known to the last value.
+    assert_eq!((second.stored, second.corrected), (first.stored, first.corrected));
+    assert_eq!(second.duplicate - first.duplicate, first.readings);
+    conca.stop();
+    let rows = Store::open(&setup.data()).rows();
+    assert_eq!(i64::try_from(rows.len()).unwrap(), first.stored);
+    rows
+}
+
+#[test]
+fn air_in_an_italian_city_2004() {
+    let Some(data) = material("air_in_an_italian_city_2004", "datasets/uci-airquality-italy-2004.csv.gz") else { return };
+    let rows = check(&data, "uci-airquality-italy-2004.toml", 4_000);
+    let at = |property: &str, time: &str| {
+        let time: jiff::Timestamp = time.parse().unwrap();
+        rows.get(&("uci-airquality-italy".to_owned(), property.to_owned(), time.as_microsecond())).copied()
+    };
+    assert_eq!((at("co", "2004-03-10T17:00:00Z"), at("temperature", "2004-03-10T18:00:00Z")), (Some(2.6), Some(13.3)));
+}
+
+#[test]
+fn weather_in_customary_units_2013() {
+    let Some(data) = material("weather_in_customary_units_2013", "datasets/nycflights13-weather-hourly-2013.csv.gz") else { return };
+    let rows = check(&data, "nycflights13-weather-hourly-2013.toml", 4_000);
+    let time: jiff::Timestamp = "2013-01-01T06:00:00Z".parse().unwrap();
+    let at = |property: &str| rows.get(&("asos-EWR".to_owned(), property.to_owned(), time.as_microsecond())).copied();
+    // 39.02 °F.
+    assert_eq!(at("temperature"), Some(3.9));
+}
