@@ -17,7 +17,7 @@
 //! 1. A file of its own subject, `src/api/<subject>.rs`, with `pub(super) fn routes() -> OpenApiRouter<Shared>` that
 //!    collects its handlers with `utoipa_axum::routes!`; one more line in `routes` below merges it.
 //! 2. A handler is documented with `#[utoipa::path]`: its parameters with examples, what it answers, and
-//!    `problem::Errors` for what goes wrong; what every request may meet stands there once. The names of handlers and of
+//!    `problem::Errors` for what goes wrong (`BodyErrors` too, where there is a body); what every request may meet stands there once. The names of handlers and of
 //!    described types are those of the description: no two may be the same in all files.
 //! 3. Its arguments say what it needs, in this order: `State(context): State<Arc<Context>>`
 //!    (or `State(shared): State<Shared>` for what blocks);
@@ -41,11 +41,11 @@ mod devices;
 mod filters;
 mod formats;
 mod guard;
-mod latest;
-mod observations;
 mod health;
+mod latest;
 mod ledger;
 mod metrics;
+mod observations;
 mod params;
 mod problem;
 mod quarantine;

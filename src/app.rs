@@ -24,12 +24,10 @@ use crate::alert::{Desk, DeskError};
 use crate::api::{self, ApiError, Context};
 use crate::config::{self, Config};
 use crate::decode;
-use crate::ingest::{self, IngestError, Inlet, Listening, SourceStatus};
+use crate::ingest::{self, IngestError, Listening, SourceStatus};
 use crate::intake::{self, Gate, GateLimits, Repeats};
 use crate::metrics::Metrics;
-use crate::model::{
-    Catalogue, CatalogueError, Clock, Districts, DistrictsError, Installations, InstallationsError, Timestamp,
-};
+use crate::model::{Catalogue, CatalogueError, Clock, Districts, DistrictsError, Installations, InstallationsError, Timestamp};
 use crate::normalise::{Normaliser, TimeBounds};
 use crate::state::{Database, Live, Reader, StateError};
 use crate::store::{Keeper, Lake, LakeError, LakeSettings, Schedule};
@@ -48,16 +46,32 @@ const GRACE: Duration = Duration::from_secs(2);
 pub enum AppError {
     /// A file of the city.
     #[error("cannot read {}", path.display())]
-    Unreadable { path: PathBuf, #[source] source: std::io::Error },
+    Unreadable {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     /// The districts.
     #[error("the districts in {} cannot be used", path.display())]
-    Districts { path: PathBuf, #[source] source: DistrictsError },
+    Districts {
+        path: PathBuf,
+        #[source]
+        source: DistrictsError,
+    },
     /// The catalogue.
     #[error("the catalogue in {} cannot be used", path.display())]
-    Catalogue { path: PathBuf, #[source] source: CatalogueError },
+    Catalogue {
+        path: PathBuf,
+        #[source]
+        source: CatalogueError,
+    },
     /// The installations.
     #[error("the installations in {} cannot be used", path.display())]
-    Installations { path: PathBuf, #[source] source: InstallationsError },
+    Installations {
+        path: PathBuf,
+        #[source]
+        source: InstallationsError,
+    },
     /// The state database.
     #[error("cannot open the state database")]
     State(#[from] StateError),
@@ -69,13 +83,21 @@ pub enum AppError {
     Rules(#[from] DeskError),
     /// A source.
     #[error("the source {name} cannot be used")]
-    Source { name: String, #[source] source: IngestError },
+    Source {
+        name: String,
+        #[source]
+        source: IngestError,
+    },
     /// The interface.
     #[error("cannot serve the interface")]
     Api(#[from] ApiError),
     /// The address of the interface.
     #[error("cannot listen on {address}")]
-    Listen { address: SocketAddr, #[source] source: std::io::Error },
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
     /// A part ended by itself.
     #[error("{0} ended by itself")]
     Ended(&'static str),
@@ -130,7 +152,7 @@ pub struct Service {
     live: Arc<Live>,
     deadline: Duration,
     /// Keeps the pipeline going, also where no source holds it.
-    inlet: Option<Inlet>,
+    inlet: Option<ingest::Inlet>,
     /// By stop order.
     sources: Parts,
     pipeline: Parts,
@@ -150,7 +172,9 @@ impl Service {
         let (database, work) = Database::open(&config.node.data, &catalogue, &districts)?;
         let database = Arc::new(database);
         let reader = Arc::new(Reader::open(database.path())?);
-        let lake = Lake::open(&config.node.data, Arc::clone(&database), Arc::clone(&catalogue), Arc::clone(&districts), lake_settings(&config)).await?;
+        let lake =
+            Lake::open(&config.node.data, Arc::clone(&database), Arc::clone(&catalogue), Arc::clone(&districts), lake_settings(&config))
+                .await?;
         let lake = Arc::new(lake);
         let rules = config.alerts.rules.as_deref();
         let desk = Desk::open(Arc::clone(&database), Arc::clone(&catalogue), Arc::clone(&districts), Arc::clone(&clock), &work, rules)?;
@@ -164,17 +188,17 @@ impl Service {
         let (inlet, messages) = ingest::queue(config.ingest.queue_messages, config.ingest.queue_mib << 20);
         let statuses: Vec<Arc<SourceStatus>> = config.ingest.sources.iter().map(|source| SourceStatus::new(source.name.clone())).collect();
         let listening = Arc::new(Listening::new(statuses.clone(), inlet.depth()));
-        let keeper = Arc::new(Keeper::new(Arc::clone(&lake), Arc::clone(&database), Arc::clone(&metrics), Arc::clone(&clock), schedule(&config)));
-        let listener = TcpListener::bind(config.api.listen)
-            .await
-            .map_err(|source| AppError::Listen { address: config.api.listen, source })?;
+        let keeper =
+            Arc::new(Keeper::new(Arc::clone(&lake), Arc::clone(&database), Arc::clone(&metrics), Arc::clone(&clock), schedule(&config)));
+        let listener =
+            TcpListener::bind(config.api.listen).await.map_err(|source| AppError::Listen { address: config.api.listen, source })?;
         let address = listener.local_addr().map_err(|source| AppError::Listen { address: config.api.listen, source })?;
 
         let mut service = Self {
             address,
             live: Arc::clone(database.live()),
             deadline: config.node.stop_deadline.0,
-            inlet: Some(inlet.clone()),
+            inlet: None,
             sources: JoinSet::new(),
             pipeline: JoinSet::new(),
             background: JoinSet::new(),
@@ -211,7 +235,8 @@ impl Service {
             keeper.run(stop).await;
             ("the lake's keeper", Ok(()))
         });
-        let (ticking, heard, stop, every) = (Arc::clone(&desk), Arc::clone(&listening), service.stop_background.clone(), config.alerts.tick.0);
+        let (ticking, heard, stop, every) =
+            (Arc::clone(&desk), Arc::clone(&listening), service.stop_background.clone(), config.alerts.tick.0);
         let ticker_clock = Arc::clone(&clock);
         service.background.spawn(async move {
             judge_silence(&ticking, &heard, ticker_clock, every, stop).await;
@@ -252,9 +277,11 @@ impl Service {
         for (source, status) in config.ingest.sources.iter().zip(statuses) {
             let name = source.name.to_string();
             let settings = source_settings(source, &config.ingest);
-            let session = ingest::run(settings, inlet.clone(), status, Arc::clone(&clock), service.stop_sources.clone(), service.settled.clone());
+            let session =
+                ingest::run(settings, inlet.clone(), status, Arc::clone(&clock), service.stop_sources.clone(), service.settled.clone());
             service.sources.spawn(async move { ("a source", session.await.map_err(|source| AppError::Source { name, source })) });
         }
+        service.inlet = Some(inlet);
         Ok(service)
     }
 
@@ -392,15 +419,14 @@ fn source_settings(source: &config::Source, section: &config::Ingest) -> ingest:
     const PACKET_FACTOR: usize = 4;
     let url = url::Url::parse(&source.url).expect("the configuration was checked");
     let is_tls = url.scheme() == "mqtts";
-    let credentials = source.user.clone().map(|user| (user, source.password.as_ref().map(|password| password.reveal().to_owned()).unwrap_or_default()));
+    let credentials =
+        source.user.clone().map(|user| (user, source.password.as_ref().map(|password| password.reveal().to_owned()).unwrap_or_default()));
     ingest::Settings {
         name: source.name.clone(),
         host: url.host_str().unwrap_or_default().to_owned(),
         port: url.port().unwrap_or(if is_tls { 8_883 } else { 1_883 }),
-        tls: is_tls.then(|| ingest::Tls {
-            ca_file: source.ca_file.clone(),
-            client: source.certificate_file.clone().zip(source.key_file.clone()),
-        }),
+        tls: is_tls
+            .then(|| ingest::Tls { ca_file: source.ca_file.clone(), client: source.certificate_file.clone().zip(source.key_file.clone()) }),
         client_id: source.client_id.clone().unwrap_or_default(),
         credentials,
         session_expiry: source.session_expiry.0,
@@ -413,7 +439,10 @@ fn source_settings(source: &config::Source, section: &config::Ingest) -> ingest:
             .subscriptions
             .iter()
             .map(|subscription| ingest::Subscription {
-                filter: subscription.share.as_ref().map_or_else(|| subscription.topic.clone(), |group| format!("$share/{group}/{}", subscription.topic)),
+                filter: subscription
+                    .share
+                    .as_ref()
+                    .map_or_else(|| subscription.topic.clone(), |group| format!("$share/{group}/{}", subscription.topic)),
                 qos: subscription.qos,
             })
             .collect(),

@@ -27,7 +27,11 @@ use crate::model::{DurationText, SourceName};
 pub enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read {}", path.display())]
-    Unreadable { path: PathBuf, #[source] source: std::io::Error },
+    Unreadable {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     /// The file is no TOML.
     #[error("not TOML: {0}")]
     Malformed(String),
@@ -526,8 +530,12 @@ impl Config {
         }
         for (index, source) in self.ingest.sources.iter_mut().enumerate() {
             let variable = |what: &str| {
-                let name: String =
-                    source.name.as_str().chars().map(|letter| if letter.is_ascii_alphanumeric() { letter.to_ascii_uppercase() } else { '_' }).collect();
+                let name: String = source
+                    .name
+                    .as_str()
+                    .chars()
+                    .map(|letter| if letter.is_ascii_alphanumeric() { letter.to_ascii_uppercase() } else { '_' })
+                    .collect();
                 environment(&format!("CONCA_SOURCE_{name}_{what}"))
             };
             let password = variable("PASSWORD");

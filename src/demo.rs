@@ -126,10 +126,8 @@ fn free(address: SocketAddr) -> SocketAddr {
 }
 
 fn welcome(options: &Options, interface: SocketAddr, broker: SocketAddr, backfill: Duration, now: Timestamp) -> String {
-    let incidents: String = fleet::incident::INCIDENTS
-        .iter()
-        .map(|incident| format!("  {} {}\n", zoned(now, incident.from), incident.title))
-        .collect();
+    let incidents: String =
+        fleet::incident::INCIDENTS.iter().map(|incident| format!("  {} {}\n", zoned(now, incident.from), incident.title)).collect();
     format!(
         "Conca, demo: a simulated Palermo. Stop with Ctrl-C; what is stored stays in {data}.
 

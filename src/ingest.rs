@@ -35,7 +35,11 @@ use crate::model::{Message, SourceName, Timestamp};
 pub enum IngestError {
     /// A file of the TLS configuration.
     #[error("cannot read {}", path.display())]
-    File { path: PathBuf, #[source] source: std::io::Error },
+    File {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     /// What is in a file of the TLS configuration.
     #[error("{}: {problem}", path.display())]
     Tls { path: PathBuf, problem: String },

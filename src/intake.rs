@@ -221,4 +221,3 @@ pub fn shed(commit: &mut Commit, source: &crate::model::SourceName, hour: Timest
     counts.received += messages;
     counts.shed += messages;
 }
-

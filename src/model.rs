@@ -14,9 +14,9 @@ mod time;
 
 pub use district::{District, DistrictIndex, Districts, DistrictsError};
 pub use duration::{DurationText, InvalidDuration};
-pub use installation::{Installations, InstallationsError};
 pub use id::{DeviceId, DeviceKind, InvalidName, SourceName};
-pub use observation::{Flags, Fault, Message, Normalised, Observation, Original, Reading, Readings, Reason, Service, Value};
+pub use installation::{Installations, InstallationsError};
+pub use observation::{Fault, Flags, Message, Normalised, Observation, Original, Reading, Readings, Reason, Service, Value};
 pub use position::{InvalidPosition, Position};
 pub use property::{Catalogue, CatalogueError, Domain, Kind, Property, PropertyIndex, StateCode, Summary, Title};
 pub use time::{Clock, InvalidTime, ManualClock, SystemClock, Timestamp};

@@ -107,7 +107,12 @@ impl Normaliser {
     }
 
     /// The value in the canonical unit, and what was sent where a unit was converted.
-    fn value(&self, index: PropertyIndex, property: &Property, reading: &Reading<'_>) -> Result<(f64, Option<Box<Original>>), (Reason, String)> {
+    fn value(
+        &self,
+        index: PropertyIndex,
+        property: &Property,
+        reading: &Reading<'_>,
+    ) -> Result<(f64, Option<Box<Original>>), (Reason, String)> {
         let number = match &reading.value {
             Value::Number(number) if number.is_finite() => *number,
             Value::Number(_other) => return Err((Reason::InvalidValue, "not a finite number".to_owned())),

@@ -15,7 +15,8 @@ mod reader;
 
 pub use block::{Block, Lane, Origin, Place, Rows};
 pub use database::{
-    AlertChange, Commit, ConditionRow, Database, FollowerPosition, MergePlan, NewDevice, NewRules, NewSeries, Quarantined, Restored, RestoredWork, StateError, Trim, Turn,
+    AlertChange, Commit, ConditionRow, Database, FollowerPosition, MergePlan, NewDevice, NewRules, NewSeries, Quarantined, Restored,
+    RestoredWork, StateError, Trim, Turn,
 };
 pub use ledger::{Counts, LedgerKey, LedgerMoves};
 pub use live::{Device, DeviceIndex, Event, Latest, Live, MOVE_M, Mark, Moves, Series, SeriesIndex, State, Tail};

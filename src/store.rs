@@ -8,4 +8,4 @@ mod selection;
 
 pub use keeper::{Keeper, KeeperFailure, Schedule};
 pub use lake::{Lake, LakeError, LakeSettings, LakeStatus, Maintenance, STORE};
-pub use selection::{Area, Chunk, Chunks, Detail, Order, Selection, NO_DISTRICT};
+pub use selection::{Area, Chunk, Chunks, Detail, NO_DISTRICT, Order, Selection};

@@ -19,7 +19,11 @@ use crate::state::{AlertChange, Commit, ConditionRow, Database, NewRules, Restor
 pub enum DeskError {
     /// The rules file cannot be read.
     #[error("cannot read the rules in {}", path.display())]
-    Unreadable { path: PathBuf, #[source] source: std::io::Error },
+    Unreadable {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     /// Everything that is wrong with the rules.
     #[error("the rules are not valid: {}", problems.iter().map(|problem| format!("{}: {}", problem.key, problem.problem)).collect::<Vec<_>>().join("; "))]
     Invalid { problems: Vec<Problem> },

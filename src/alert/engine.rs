@@ -216,9 +216,11 @@ impl Engine {
         let mut engine = Self { rules, ..Self::default() };
         let mut effects = Effects::default();
         for record in restored {
-            let place = engine.rules.rules.iter().position(|rule| {
-                rule.document.id == record.rule && rule.version == record.version && rule.document.enabled
-            });
+            let place = engine
+                .rules
+                .rules
+                .iter()
+                .position(|rule| rule.document.id == record.rule && rule.version == record.version && rule.document.enabled);
             if let Some(place) = place {
                 engine.records.insert((place, record.device.clone()), record);
                 continue;
@@ -345,7 +347,12 @@ impl Step<'_> {
 
     /// What all of it changes.
     pub fn finish(self) -> Effects {
-        Effects { conditions: self.changed.into_values().collect(), forgotten: Vec::new(), heard: self.heard, transitions: self.transitions }
+        Effects {
+            conditions: self.changed.into_values().collect(),
+            forgotten: Vec::new(),
+            heard: self.heard,
+            transitions: self.transitions,
+        }
     }
 
     fn record(&self, key: &Key) -> Option<&ConditionRecord> {
@@ -465,7 +472,14 @@ fn applies(rule: &Rule, facts: Facts<'_>) -> bool {
         && (applies.districts.is_empty() || facts.district.is_some_and(|here| applies.districts.iter().any(|district| district == here)))
 }
 
-fn activate(rule: &Rule, record: &ConditionRecord, since: Timestamp, activated: Timestamp, first: Option<Evidence>, activating: Option<Evidence>) -> Alert {
+fn activate(
+    rule: &Rule,
+    record: &ConditionRecord,
+    since: Timestamp,
+    activated: Timestamp,
+    first: Option<Evidence>,
+    activating: Option<Evidence>,
+) -> Alert {
     Alert {
         id: format!("{}:{}:{}", rule.document.id, record.device, since.micros()),
         rule: rule.document.id.clone(),

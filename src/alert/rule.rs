@@ -128,9 +128,19 @@ pub struct Rule {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Test {
     /// Raised where `sign * value > sign * limit`, cleared where `sign * value <= sign * clear`.
-    Limit { property: PropertyIndex, sign: f64, limit: f64, clear: f64 },
-    State { property: PropertyIndex, code: f64 },
-    Silence { after: Duration },
+    Limit {
+        property: PropertyIndex,
+        sign: f64,
+        limit: f64,
+        clear: f64,
+    },
+    State {
+        property: PropertyIndex,
+        code: f64,
+    },
+    Silence {
+        after: Duration,
+    },
 }
 
 /// Rules that passed every check.
@@ -258,7 +268,8 @@ fn check(document: &RuleDocument, catalogue: &Catalogue, districts: &Districts) 
         Condition::State { property, is } => {
             let found = catalogue.find(property);
             let known = found.map(|found| catalogue.get(found));
-            let code = known.and_then(|known| known.states.iter().find(|(_code, state)| state.id == *is).and_then(|(code, _state)| code.parse().ok()));
+            let code = known
+                .and_then(|known| known.states.iter().find(|(_code, state)| state.id == *is).and_then(|(code, _state)| code.parse().ok()));
             if known.is_none() {
                 problems.push(("condition.property", format!("there is no property {property:?}")));
             } else if code.is_none() {

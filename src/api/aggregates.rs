@@ -9,9 +9,7 @@ use serde::Serialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::filters::{
-    DAY, DeviceParams, QualityParams, TimeParams, answers, district_id, filter, quality, quality_word, state_word,
-};
+use super::filters::{DAY, DeviceParams, QualityParams, TimeParams, answers, district_id, filter, quality, quality_word, state_word};
 use super::formats::{self, Format, Line, Row};
 use super::params::{Params, Query};
 use super::problem::{Details, Errors, Problem};
@@ -92,6 +90,7 @@ struct GroupBody {
     /// The district; null for what was observed outside all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "pa-c1")]
+    #[expect(clippy::option_option, reason = "it is not asked for, it is none, or it has a name")]
     district: Option<Option<String>>,
 }
 
@@ -151,8 +150,22 @@ struct RowBody {
 
 impl Row for RowBody {
     const COLUMNS: &'static [&'static str] = &[
-        "property", "unit", "start", "end", "device", "kind", "district", "value", "state", "count", "expected", "coverage", "devices", "flags",
-        "provisional", "filled",
+        "property",
+        "unit",
+        "start",
+        "end",
+        "device",
+        "kind",
+        "district",
+        "value",
+        "state",
+        "count",
+        "expected",
+        "coverage",
+        "devices",
+        "flags",
+        "provisional",
+        "filled",
     ];
 
     fn cells(&self, line: &mut Line<'_>) {
@@ -160,7 +173,11 @@ impl Row for RowBody {
         line.text(&self.property).text(&self.unit).text(&bucket.start).text(&bucket.end);
         line.text_or_empty(group.device.as_deref()).text_or_empty(group.kind.as_deref());
         line.text_or_empty(group.district.as_ref().and_then(Option::as_deref));
-        line.number(bucket.value).text_or_empty(bucket.state.as_deref()).integer(bucket.count).number(bucket.expected).number(bucket.coverage);
+        line.number(bucket.value)
+            .text_or_empty(bucket.state.as_deref())
+            .integer(bucket.count)
+            .number(bucket.expected)
+            .number(bucket.coverage);
         line.integer(bucket.devices).text(&bucket.flags.join(" ")).flag(bucket.provisional).flag(bucket.filled);
     }
 }
@@ -206,13 +223,11 @@ async fn aggregates(State(context): State<Arc<Context>>, permit: QuestionPermit,
     // Up to a million buckets: nothing for a thread that others wait for.
     let made = tokio::task::spawn_blocking(move || {
         let zone = &question.zone;
-        match format {
-            Format::Json => formats::json(&body(&context, &question, &answer)),
-            _ => {
-                let rows: Vec<RowBody> = answer.series.iter().flat_map(|series| rows(&context, zone, &answer, series)).collect();
-                formats::rows(format, &rows)
-            }
+        if format == Format::Json {
+            return formats::json(&body(&context, &question, &answer));
         }
+        let rows: Vec<RowBody> = answer.series.iter().flat_map(|series| rows(&context, zone, &answer, series)).collect();
+        formats::rows(format, &rows)
     });
     made.await.map_err(|panicked| Problem::internal(&panicked))
 }

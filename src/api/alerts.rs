@@ -14,7 +14,7 @@ use super::auth::{Caller, Operator};
 use super::body::{JsonBody, PathId};
 use super::formats::{self, Page};
 use super::params::{Params, shorten};
-use super::problem::{Details, Errors, Kind, Problem, Violation};
+use super::problem::{BodyErrors, Details, Errors, Kind, Problem, Violation};
 use super::{Context, Shared};
 use crate::alert::{Alert, ConditionRecord, DeskError, Evidence, Mark, RuleDocument, Severity, Standing, Status};
 use crate::model::Timestamp;
@@ -111,7 +111,7 @@ struct PendingList {
         ("limit" = Option<usize>, Query, description = "Alerts of a page, at most 1,000. Default: 100", example = 100),
         ("cursor" = Option<String>, Query, description = "`next` of the page before"),
     ),
-    responses((status = 200, body = Page<Alert>), Errors)
+    responses((status = 200, description = "A page of alerts", body = Page<Alert>), Errors)
 )]
 async fn list_alerts(State(shared): State<Shared>, params: Params) -> Result<Response, Problem> {
     let (active, cleared) = (Status::Active.as_str(), Status::Cleared.as_str());
@@ -138,7 +138,7 @@ fn parse(text: &str) -> Result<Alert, Problem> {
 }
 
 /// Conditions that hold, not long enough yet for an alert.
-#[utoipa::path(get, path = "/v1/alerts/pending", tag = "alerts", responses((status = 200, body = PendingList), Errors))]
+#[utoipa::path(get, path = "/v1/alerts/pending", tag = "alerts", responses((status = 200, description = "All of them", body = PendingList), Errors))]
 async fn list_pending(State(context): State<Arc<Context>>, params: Params) -> Result<Response, Problem> {
     params.none()?;
     let rules = context.desk.rules();
@@ -174,7 +174,7 @@ async fn find(shared: &Shared, id: String) -> Result<Alert, Problem> {
 #[utoipa::path(
     get, path = "/v1/alerts/{id}", tag = "alerts",
     params(("id" = String, Path, description = "The alert's id", example = "pm10-high:a-1:1700000000000000")),
-    responses((status = 200, body = Alert), (status = 404, description = "There is none", content_type = "application/problem+json", body = Details), Errors)
+    responses((status = 200, description = "The alert", body = Alert), (status = 404, description = "There is none", content_type = "application/problem+json", body = Details), Errors)
 )]
 async fn show_alert(State(shared): State<Shared>, PathId(id): PathId<String>, params: Params) -> Result<Response, Problem> {
     params.none()?;
@@ -188,7 +188,8 @@ async fn show_alert(State(shared): State<Shared>, PathId(id): PathId<String>, pa
     post, path = "/v1/alerts/{id}/acknowledge", tag = "alerts",
     params(("id" = String, Path, description = "The alert's id", example = "pm10-high:a-1:1700000000000000")),
     request_body = Remark,
-    responses((status = 200, body = Alert), (status = 404, description = "There is none", content_type = "application/problem+json", body = Details), Errors)
+    responses((status = 200, description = "The alert", body = Alert), (status = 404, description = "There is none", content_type = "application/problem+json", body = Details), BodyErrors,
+        Errors)
 )]
 async fn acknowledge_alert(
     State(shared): State<Shared>,
@@ -216,9 +217,10 @@ async fn acknowledge_alert(
     params(("id" = String, Path, description = "The alert's id", example = "pm10-high:a-1:1700000000000000")),
     request_body = Remark,
     responses(
-        (status = 200, body = Alert),
+        (status = 200, description = "The alert", body = Alert),
         (status = 404, description = "There is none", content_type = "application/problem+json", body = Details),
         (status = 409, description = "It is not active any more", content_type = "application/problem+json", body = Details),
+        BodyErrors,
         Errors
     )
 )]

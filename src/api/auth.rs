@@ -75,7 +75,7 @@ pub(super) fn check_origin(api: &config::Api, method: &Method, uri: &Uri, header
         return Ok(());
     }
     // HTTP/2 has the host in the address (RFC 9113, 8.3.1).
-    let host = uri.authority().map(|authority| authority.as_str()).or_else(|| headers.get(header::HOST)?.to_str().ok());
+    let host = uri.authority().map(axum::http::uri::Authority::as_str).or_else(|| headers.get(header::HOST)?.to_str().ok());
     if !host.is_some_and(|host| is_ours(host, api.listen)) {
         return Err(Problem::new(Kind::Misdirected, "the header Host names neither this machine nor the address that is listened on"));
     }

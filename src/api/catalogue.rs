@@ -72,15 +72,18 @@ const ACROSS: [&str; 6] = ["mean", "sum", "min", "max", "count", "p95"];
 
 /// Observed properties.
 ///
-/// The catalogue: units, plausible ranges, states, and which functions make sense. With an ETag.
+/// The catalogue: units, plausible ranges, states, and which functions make sense. With an `ETag`.
 #[utoipa::path(
     get, path = "/v1/properties", tag = "city",
     params(("domain" = Option<String>, Query, description = "A list of mobility, environment, energy and security", example = "environment")),
-    responses((status = 200, body = PropertyList), Errors)
+    responses((status = 200, description = "The catalogue", body = PropertyList), Errors)
 )]
 async fn properties(State(context): State<Arc<Context>>, headers: HeaderMap, params: Params) -> Result<Response, Problem> {
     let domains = params.read(|query| {
-        query.words("domain", &[Domain::Mobility, Domain::Environment, Domain::Energy, Domain::Security].map(|domain| (domain.as_str(), domain)))
+        query.words(
+            "domain",
+            &[Domain::Mobility, Domain::Environment, Domain::Energy, Domain::Security].map(|domain| (domain.as_str(), domain)),
+        )
     })?;
     let wanted = context.catalogue.iter().filter(|(_index, property)| domains.is_empty() || domains.contains(&property.domain));
     let list = PropertyList { properties: wanted.map(|(_index, property)| PropertyBody::new(property)).collect() };
@@ -92,7 +95,7 @@ async fn properties(State(context): State<Arc<Context>>, headers: HeaderMap, par
     get, path = "/v1/properties/{id}", tag = "city",
     params(("id" = String, Path, description = "The property's id", example = "pm10")),
     responses(
-        (status = 200, body = PropertyBody),
+        (status = 200, description = "The property", body = PropertyBody),
         (status = 404, description = "It is not in the catalogue", content_type = "application/problem+json", body = Details),
         Errors,
     )
@@ -144,7 +147,7 @@ impl DistrictBody {
 /// Districts.
 ///
 /// As GeoJSON (the default), or as JSON without outlines. Where the city has configured none of its own, they are Palermo's,
-/// **approximate and not official**: `approximate` says so, and `note` why. With an ETag.
+/// **approximate and not official**: `approximate` says so, and `note` why. With an `ETag`.
 #[utoipa::path(
     get, path = "/v1/districts", tag = "city",
     params(("format" = Option<String>, Query, description = "`geojson` or `json`; goes before `Accept`", example = "geojson")),

@@ -76,7 +76,7 @@ pub(super) fn routes() -> OpenApiRouter<Shared> {
 
 /// This description.
 ///
-/// OpenAPI 3.1, with an ETag.
+/// OpenAPI 3.1; asked for again with its `ETag`, it is not sent again.
 #[utoipa::path(get, path = "/openapi.json", tag = "operations", security(()), responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json", body = serde_json::Value)))]
 async fn show_description(State(shared): State<Shared>, headers: HeaderMap) -> Response {
     formats::document(&headers, "application/json", shared.description)
@@ -88,7 +88,7 @@ async fn show_description(State(shared): State<Shared>, headers: HeaderMap) -> R
 #[utoipa::path(
     get, path = "/problems/{type}", tag = "operations", security(()),
     params(("type" = String, Path, description = "The last part of a problem's `type`", example = "invalid-parameters")),
-    responses((status = 200, body = Explanation), (status = 404, description = "There is no such type", content_type = "application/problem+json", body = Details))
+    responses((status = 200, description = "What it means", body = Explanation), (status = 404, description = "There is no such type", content_type = "application/problem+json", body = Details))
 )]
 async fn explain_problem(Path(word): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
     let kind = Kind::ALL.into_iter().find(|kind| kind.word() == word).ok_or_else(|| Problem::not_found("problem", shorten(&word)))?;

@@ -170,7 +170,7 @@ impl std::str::FromStr for AfterDevice {
     get, path = "/v1/devices/{id}", tag = "city",
     params(("id" = String, Path, description = "The device's name", example = "air-station-001")),
     responses(
-        (status = 200, body = DeviceDetail),
+        (status = 200, description = "The device", body = DeviceDetail),
         (status = 404, description = "It was never heard", content_type = "application/problem+json", body = Details),
         Errors,
     )
@@ -178,6 +178,6 @@ impl std::str::FromStr for AfterDevice {
 async fn device(State(context): State<Arc<Context>>, PathId(id): PathId<String>, params: Params) -> Result<Response, Problem> {
     params.none()?;
     let (summary, values) = answers(&context).device(&id).ok_or_else(|| Problem::not_found("device", shorten(&id)))?;
-    let latest = values.into_iter().map(|value| LatestBody::new(&context, value)).collect();
+    let latest = values.iter().map(|value| LatestBody::new(&context, value)).collect();
     Ok(formats::json(&DeviceDetail { device: DeviceBody::new(&context, summary), latest }))
 }

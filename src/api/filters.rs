@@ -12,7 +12,7 @@ use crate::model::{Domain, Kind, Position, Property, PropertyIndex};
 use crate::query::ask::{Answers, Filter, Quality};
 
 /// How far back answers go where nothing else is asked for.
-pub(super) const DAY: Duration = Duration::from_secs(86_400);
+pub(super) const DAY: Duration = Duration::from_hours(24);
 
 /// Parameters that choose devices and places, for the description of addresses.
 #[derive(utoipa::IntoParams)]
@@ -144,7 +144,11 @@ pub(super) fn next_link(uri: &axum::http::Uri, cursor: &str) -> String {
 }
 
 /// Adds the link to the next page, if there is one.
-pub(super) fn with_next(mut response: axum::response::Response, uri: &axum::http::Uri, cursor: Option<&str>) -> Result<axum::response::Response, Problem> {
+pub(super) fn with_next(
+    mut response: axum::response::Response,
+    uri: &axum::http::Uri,
+    cursor: Option<&str>,
+) -> Result<axum::response::Response, Problem> {
     if let Some(cursor) = cursor {
         let link = axum::http::HeaderValue::try_from(next_link(uri, cursor)).map_err(|error| Problem::internal(&error))?;
         response.headers_mut().insert(axum::http::header::LINK, link);

@@ -322,7 +322,7 @@ pub(crate) fn feature(position: Option<Position>, properties: &impl Serialize) -
     json!({ "type": "Feature", "geometry": geometry, "properties": properties })
 }
 
-/// A document that changes rarely: with an ETag, and `304 Not Modified` for whoever has it already (RFC 9110, 13.1.2).
+/// A document that changes rarely: with an `ETag`, and `304 Not Modified` for whoever has it already (RFC 9110, 13.1.2).
 pub(crate) fn document(request: &HeaderMap, content_type: &'static str, bytes: impl Into<Bytes>) -> Response {
     let bytes = bytes.into();
     // Weak, since the same document also goes out compressed.

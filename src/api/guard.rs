@@ -2,19 +2,23 @@
 //!
 //! 1. counted and timed under its route's pattern;
 //! 2. security headers, `no-store`, compression;
-//! 3. a panic becomes a problem, and so does what takes too long;
-//! 4. the address is short, the host is ours, the caller is known.
+//! 3. an error goes out only after the rest of its request has come in;
+//! 4. a panic becomes a problem, and so does what takes too long;
+//! 5. the address is short, the host is ours, the caller is known.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use futures::FutureExt as _;
+use futures::{FutureExt as _, StreamExt as _, stream};
+use parking_lot::Mutex;
 use tower_http::compression::CompressionLayer;
 
 use super::Shared;
@@ -28,6 +32,12 @@ const ADDRESS_LEN_MAX: usize = 8_192;
 /// How much longer than a question an answer may take to begin.
 const MARGIN: Duration = Duration::from_secs(5);
 
+/// So much of a refused body is still taken in.
+const REST_BYTES_MAX: usize = 8 << 20;
+
+/// And for so long.
+const REST_TIME_MAX: Duration = Duration::from_secs(2);
+
 /// Nothing may be loaded or framed, except where a page says otherwise.
 const POLICY: &str = "default-src 'none'; frame-ancestors 'none'";
 
@@ -38,6 +48,7 @@ pub(super) fn around(router: Router<Shared>, shared: &Shared) -> Router<Shared> 
         .method_not_allowed_fallback(no_method)
         .layer(middleware::from_fn_with_state(shared.clone(), admit))
         .layer(middleware::from_fn_with_state(shared.clone(), contain))
+        .layer(middleware::from_fn(take_in))
         .layer(CompressionLayer::new())
         .layer(middleware::from_fn(protect))
         .layer(middleware::from_fn_with_state(shared.clone(), account))
@@ -86,6 +97,34 @@ async fn contain(State(shared): State<Shared>, request: Request, next: Next) -> 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("a panic without a text")
+}
+
+/// Takes in what is left of the body of a request that is refused. A body that is dropped before the answer is on its way
+/// resets the stream (RFC 9113, 8.1) or the connection, and the client may never see why.
+async fn take_in(request: Request, next: Next) -> Response {
+    if request.body().is_end_stream() {
+        return next.run(request).await;
+    }
+    let (parts, body) = request.into_parts();
+    let body = Arc::new(Mutex::new(body.into_data_stream()));
+    let lent = Arc::clone(&body);
+    let lent = stream::poll_fn(move |context| lent.lock().poll_next_unpin(context));
+    let response = next.run(Request::from_parts(parts, Body::from_stream(lent))).await;
+    let status = response.status();
+    if (status.is_client_error() || status.is_server_error()) && status != StatusCode::REQUEST_TIMEOUT {
+        let mut rest = stream::poll_fn(move |context| body.lock().poll_next_unpin(context));
+        let taken_in = tokio::time::timeout(REST_TIME_MAX, async {
+            let mut bytes = 0;
+            while let Some(Ok(piece)) = rest.next().await
+                && bytes < REST_BYTES_MAX
+            {
+                bytes += piece.len();
+            }
+        });
+        // Whether all of it came in or not: the answer goes out.
+        drop(taken_in.await);
+    }
+    response
 }
 
 async fn protect(request: Request, next: Next) -> Response {

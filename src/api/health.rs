@@ -39,7 +39,7 @@ struct Health {
 ///
 /// Says nothing of sources and store: a program that restarts the server because a broker is away makes it worse. For
 /// that there is `/status`.
-#[utoipa::path(get, path = "/health", tag = "operations", security(()), responses((status = 200, body = Health)))]
+#[utoipa::path(get, path = "/health", tag = "operations", security(()), responses((status = 200, description = "It lives", body = Health)))]
 async fn show_health() -> Response {
     formats::json(&Health { status: "alive" })
 }
@@ -96,7 +96,7 @@ struct SourceState {
     heard: Option<Timestamp>,
     /// Messages since the program started.
     received: u64,
-    /// Messages of QoS 0 that were dropped for lack of room and are not in the ledger yet.
+    /// Messages that nobody waits for (MQTT's service 0) that were dropped for lack of room and are not in the ledger yet.
     shed: u64,
     /// Messages that the broker says it dropped of its own.
     broker_dropped: u64,

@@ -8,9 +8,7 @@ use serde::Serialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::filters::{
-    DeviceParams, Place, QualityParams, answers, district_id, filter, properties, quality, quality_word, state_word,
-};
+use super::filters::{DeviceParams, Place, QualityParams, answers, district_id, filter, properties, quality, quality_word, state_word};
 use super::formats::{self, Format, Line, Row};
 use super::params::Params;
 use super::problem::{Errors, Problem};
@@ -82,7 +80,7 @@ struct LatestList {
 }
 
 impl LatestBody {
-    pub(super) fn new(context: &Context, value: LatestValue) -> Self {
+    pub(super) fn new(context: &Context, value: &LatestValue) -> Self {
         let property = context.catalogue.get(value.property);
         Self {
             device: value.device.to_string(),
@@ -104,9 +102,8 @@ impl LatestBody {
 }
 
 impl Row for LatestBody {
-    const COLUMNS: &'static [&'static str] = &[
-        "device", "kind", "domain", "property", "time", "age_s", "value", "unit", "state", "flags", "district", "longitude", "latitude",
-    ];
+    const COLUMNS: &'static [&'static str] =
+        &["device", "kind", "domain", "property", "time", "age_s", "value", "unit", "state", "flags", "district", "longitude", "latitude"];
 
     fn cells(&self, line: &mut Line<'_>) {
         line.text(&self.device).text(&self.kind).text(self.domain.as_str()).text(&self.property).time(self.time).number(self.age_s);
@@ -149,7 +146,7 @@ async fn latest(State(context): State<Arc<Context>>, params: Params) -> Result<R
         (LatestQuestion { properties, filter }, format, query.now())
     })?;
     let values = answers(&context).latest(&question)?;
-    let latest: Vec<_> = values.into_iter().map(|value| LatestBody::new(&context, value)).collect();
+    let latest: Vec<_> = values.iter().map(|value| LatestBody::new(&context, value)).collect();
     Ok(match format {
         Format::Json => formats::json(&LatestList { quality: quality_word(question.filter.quality), time: now, latest }),
         _ => formats::rows(format, &latest),

@@ -18,7 +18,7 @@ use crate::state::{Counts, LedgerRow};
 const LINES_MAX: usize = 90_000;
 
 /// The interval where none is asked for.
-const DEFAULT: Duration = Duration::from_secs(86_400);
+const DEFAULT: Duration = Duration::from_hours(24);
 
 pub(super) fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::default().routes(routes!(show_ledger))
@@ -105,7 +105,7 @@ impl Row for LedgerLine {
         ("format" = Option<String>, Query, description = "`json`, `csv` or `ndjson`, instead of `Accept`", example = "csv"),
     ),
     responses(
-        (status = 200, content((Ledger = "application/json"), (String = "text/csv"), (LedgerLine = "application/x-ndjson"))),
+        (status = 200, description = "Lines; JSON with their sum", content((Ledger = "application/json"), (String = "text/csv"), (LedgerLine = "application/x-ndjson"))),
         Errors
     )
 )]

@@ -21,7 +21,7 @@ pub(super) fn routes() -> OpenApiRouter<Shared> {
 
 /// Metrics for Prometheus.
 ///
-/// OpenMetrics text. Labels are sources, routes, reasons; never devices.
+/// As `OpenMetrics` text. Labels are sources, routes, reasons; never devices.
 #[utoipa::path(
     get, path = "/metrics", tag = "operations",
     responses((status = 200, description = "OpenMetrics", content_type = "application/openmetrics-text", body = String), Errors)
@@ -44,11 +44,11 @@ fn refresh(context: &Context, lake: &LakeStatus) {
     }
     metrics.queue_messages.set(gauge(context.waiting.get().0 as u64));
     metrics.intake_paused.set(i64::from(context.gate.pause().is_some()));
-    let (ordered, late, bytes, devices) = {
+    let ((ordered, behind), bytes, devices) = {
         let state = context.database.live().read();
-        (state.tail_rows.0, state.tail_rows.1, state.tail_bytes, state.devices.len())
+        (state.tail_rows, state.tail_bytes, state.devices.len())
     };
-    for (lane, rows) in [("ordered", ordered), ("late", late)] {
+    for (lane, rows) in [("ordered", ordered), ("late", behind)] {
         metrics.log_rows.get_or_create(&LaneLabel { lane }).set(gauge(rows as u64));
     }
     metrics.log_bytes.set(gauge(bytes as u64));

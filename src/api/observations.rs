@@ -11,8 +11,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::filters::{
-    DeviceParams, Place, QualityParams, TimeParams, answers, district_id, filter, properties, quality, quality_word, state_word,
-    with_next,
+    DeviceParams, Place, QualityParams, TimeParams, answers, district_id, filter, properties, quality, quality_word, state_word, with_next,
 };
 use super::formats::{self, Format, Line, Row};
 use super::params::Params;
@@ -115,7 +114,18 @@ impl ObservationBody {
 
 impl Row for ObservationBody {
     const COLUMNS: &'static [&'static str] = &[
-        "time", "device", "property", "value", "unit", "state", "flags", "district", "longitude", "latitude", "original_value", "original_unit",
+        "time",
+        "device",
+        "property",
+        "value",
+        "unit",
+        "state",
+        "flags",
+        "district",
+        "longitude",
+        "latitude",
+        "original_value",
+        "original_unit",
     ];
 
     fn cells(&self, line: &mut Line<'_>) {

@@ -212,11 +212,6 @@ impl Query {
         (from, to)
     }
 
-    /// A duration such as `15m`.
-    pub(crate) fn duration(&mut self, name: &'static str) -> Option<Duration> {
-        self.parse::<DurationText>(name).map(|duration| duration.0)
-    }
-
     /// A time zone of the IANA database.
     pub(crate) fn time_zone(&mut self, name: &'static str) -> Option<TimeZone> {
         let text = self.text(name)?;
@@ -294,7 +289,8 @@ fn numbers<const N: usize>(text: &str) -> Option<[f64; N]> {
 fn bbox(text: &str) -> Result<Area, String> {
     let [west, south, east, north] = numbers(text).ok_or("must be west,south,east,north in degrees, such as 13.2,38.0,13.5,38.2")?;
     let corner = |longitude, latitude| Position::new(longitude, latitude).map_err(|error| error.to_string());
-    (corner(west, south)?, corner(east, north)?);
+    corner(west, south)?;
+    corner(east, north)?;
     if west > east || south > north {
         return Err("must be west,south,east,north, west not beyond east and south not beyond north".to_owned());
     }
@@ -351,7 +347,7 @@ mod tests {
     #[test]
     fn everything_wrong_is_told_at_once() {
         let problem = read("from=x&limit=0&devise=a&order=up&order=down", |query| {
-            let _from = query.interval(Duration::from_secs(60));
+            let _from = query.interval(Duration::from_mins(1));
             let _limit = query.limit(10, 20);
             query.require("property");
             let _property = query.list("property");

@@ -204,8 +204,8 @@ impl Kind {
 
     /// What `/problems/<word>` says.
     pub(super) fn explanation(self) -> Explanation {
-        let (status, word, title, explanation) = self.facts();
-        Explanation { r#type: format!("/problems/{word}"), title, status: status.as_u16(), explanation }
+        let (status, word, title, remedy) = self.facts();
+        Explanation { r#type: format!("/problems/{word}"), title, status: status.as_u16(), remedy }
     }
 }
 
@@ -222,7 +222,7 @@ pub(super) struct Explanation {
     status: u16,
     /// What to do about it.
     #[schema(value_type = String)]
-    explanation: &'static str,
+    remedy: &'static str,
 }
 
 /// One thing that is wrong with a request.
@@ -349,7 +349,7 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let Parts { kind, detail, errors, id, retry_after, challenge } = *self.0;
-        let (status, word, title, _explanation) = kind.facts();
+        let (status, word, title, _remedy) = kind.facts();
         let detail = detail.filter(|detail| !detail.is_empty());
         let body = Details { r#type: format!("/problems/{word}"), title, status: status.as_u16(), detail, errors, id };
         let body = serde_json::to_vec(&body).expect("plain data always serialises");
@@ -446,22 +446,37 @@ impl From<DeskError> for Problem {
 pub(crate) enum Errors {
     /// A parameter is unknown, missing or not what it must be: `errors` lists all of them.
     #[response(status = 400, content_type = "application/problem+json")]
-    Invalid(#[to_schema] Details),
+    Invalid(Details),
     /// The server has tokens, and none of them was sent.
     #[response(status = 401, content_type = "application/problem+json")]
-    Unauthenticated(#[to_schema] Details),
+    Unauthenticated(Details),
     /// The token's role does not reach.
     #[response(status = 403, content_type = "application/problem+json")]
-    Forbidden(#[to_schema] Details),
+    Forbidden(Details),
     /// No such format; `detail` lists those there are.
     #[response(status = 406, content_type = "application/problem+json")]
-    NotAcceptable(#[to_schema] Details),
+    NotAcceptable(Details),
     /// A fault of the server, logged under the `id`.
     #[response(status = 500, content_type = "application/problem+json")]
-    Internal(#[to_schema] Details),
+    Internal(Details),
     /// Busy, stopping, or out of time or room: `Retry-After` says when to come back.
     #[response(status = 503, content_type = "application/problem+json")]
-    Unavailable(#[to_schema] Details),
+    Unavailable(Details),
+}
+
+/// What a request with a body may meet besides, for the description of endpoints.
+#[derive(utoipa::IntoResponses)]
+#[expect(dead_code, reason = "only its description is used")]
+pub(crate) enum BodyErrors {
+    /// The body did not arrive in time.
+    #[response(status = 408, content_type = "application/problem+json")]
+    Late(Details),
+    /// The body is longer than `api.body_bytes_max`.
+    #[response(status = 413, content_type = "application/problem+json")]
+    TooLarge(Details),
+    /// The body is not declared as `application/json`.
+    #[response(status = 415, content_type = "application/problem+json")]
+    MediaType(Details),
 }
 
 #[cfg(test)]

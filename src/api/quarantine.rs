@@ -154,7 +154,7 @@ fn text(bytes: Vec<u8>, is_cut: bool) -> Result<String, Vec<u8>> {
         ("limit" = Option<usize>, Query, description = "Messages of a page, at most 500. Default: 50", example = 50),
         ("cursor" = Option<String>, Query, description = "`next` of the page before"),
     ),
-    responses((status = 200, body = Page<Quarantined>), Errors)
+    responses((status = 200, description = "A page of messages", body = Page<Quarantined>), Errors)
 )]
 async fn list_quarantined(State(shared): State<Shared>, params: Params) -> Result<Response, Problem> {
     let filter = params.read(|query| {
@@ -177,7 +177,7 @@ async fn list_quarantined(State(shared): State<Shared>, params: Params) -> Resul
 }
 
 /// How many messages are quarantined, by reason.
-#[utoipa::path(get, path = "/v1/quarantine/reasons", tag = "intake", responses((status = 200, body = ReasonCounts), Errors))]
+#[utoipa::path(get, path = "/v1/quarantine/reasons", tag = "intake", responses((status = 200, description = "All reasons there are", body = ReasonCounts), Errors))]
 async fn count_quarantined(State(shared): State<Shared>, params: Params) -> Result<Response, Problem> {
     params.none()?;
     let counts = shared.blocking(|context| context.reader.quarantine_reasons()).await?;
@@ -194,7 +194,7 @@ async fn find(shared: &Shared, id: i64) -> Result<QuarantineRow, Problem> {
 #[utoipa::path(
     get, path = "/v1/quarantine/{id}", tag = "intake",
     params(("id" = i64, Path, description = "The message's number", example = 17)),
-    responses((status = 200, body = QuarantinedWhole), (status = 404, description = "There is none, or not any more", content_type = "application/problem+json", body = Details), Errors)
+    responses((status = 200, description = "The message", body = QuarantinedWhole), (status = 404, description = "There is none, or not any more", content_type = "application/problem+json", body = Details), Errors)
 )]
 async fn show_quarantined(State(shared): State<Shared>, PathId(id): PathId<i64>, params: Params) -> Result<Response, Problem> {
     params.none()?;

@@ -12,7 +12,7 @@ use super::auth::Administrator;
 use super::body::{JsonText, PathId};
 use super::formats::{self, Page};
 use super::params::Params;
-use super::problem::{Details, Errors, Problem};
+use super::problem::{BodyErrors, Details, Errors, Problem};
 use super::{Context, Shared};
 use crate::alert::{self, RuleDocument};
 use crate::model::Timestamp;
@@ -47,7 +47,7 @@ struct RulesVersion {
 /// The rules in force.
 ///
 /// The form is that which `PUT` takes.
-#[utoipa::path(get, path = "/v1/rules", tag = "alerts", responses((status = 200, body = RulesDocument), Errors))]
+#[utoipa::path(get, path = "/v1/rules", tag = "alerts", responses((status = 200, description = "The document", body = RulesDocument), Errors))]
 async fn show_rules(State(context): State<Arc<Context>>, params: Params) -> Result<Response, Problem> {
     params.none()?;
     Ok(formats::json(&RulesDocument { rules: context.desk.rules() }))
@@ -66,9 +66,8 @@ async fn show_rules(State(context): State<Arc<Context>>, params: Params) -> Resu
     }] })),
     responses(
         (status = 200, description = "They are in force", body = RulesDocument),
-        (status = 413, description = "The document is too long", content_type = "application/problem+json", body = Details),
-        (status = 415, description = "Not declared as JSON", content_type = "application/problem+json", body = Details),
         (status = 422, description = "`errors` lists every problem; nothing has changed", content_type = "application/problem+json", body = Details),
+        BodyErrors,
         Errors
     )
 )]
@@ -79,8 +78,9 @@ async fn put_rules(
     JsonText(text): JsonText,
 ) -> Result<Response, Problem> {
     params.none()?;
-    tracing::info!(by = caller.name, "new rules are put in place");
+    let by = caller.name.clone();
     let rules = shared.blocking(move |context| context.desk.put_rules(&text, &caller.name)).await?;
+    tracing::info!(by, rules = rules.len(), "other rules are in force");
     Ok(formats::json(&RulesDocument { rules }))
 }
 
@@ -93,7 +93,7 @@ async fn put_rules(
         ("limit" = Option<usize>, Query, description = "Versions of a page, at most 500. Default: 50", example = 50),
         ("cursor" = Option<String>, Query, description = "`next` of the page before"),
     ),
-    responses((status = 200, body = Page<RulesVersion>), Errors)
+    responses((status = 200, description = "A page of versions", body = Page<RulesVersion>), Errors)
 )]
 async fn list_rules_versions(State(shared): State<Shared>, params: Params) -> Result<Response, Problem> {
     let (limit, before) = params.read(|query| (query.limit(50, 500), query.cursor()))?;
@@ -108,7 +108,7 @@ async fn list_rules_versions(State(shared): State<Shared>, params: Params) -> Re
 #[utoipa::path(
     get, path = "/v1/rules/versions/{id}", tag = "alerts",
     params(("id" = i64, Path, description = "The version", example = 3)),
-    responses((status = 200, body = RulesDocument), (status = 404, description = "There is none", content_type = "application/problem+json", body = Details), Errors)
+    responses((status = 200, description = "The document", body = RulesDocument), (status = 404, description = "There is none", content_type = "application/problem+json", body = Details), Errors)
 )]
 async fn show_rules_version(
     State(shared): State<Shared>,

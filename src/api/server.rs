@@ -66,9 +66,12 @@ fn bounded(listener: TcpListener, context: &Context) -> Server<Peer> {
         // Nothing moves while a question is answered.
         idle_max: request_timeout + query.timeout.0 + GRACE,
     };
-    let mut server = Server::from_listener(bounded).first_request_timeout(request_timeout).accept_error_handler(|peer, error| match peer {
-        Some(peer) => tracing::debug!(?peer, %error, "a connection failed"),
-        None => tracing::warn!(%error, "cannot accept a connection"),
+    let mut server = Server::from_listener(bounded).first_request_timeout(request_timeout).accept_error_handler(|peer, error| {
+        if let Some(peer) = peer {
+            tracing::debug!(?peer, %error, "a connection failed");
+        } else {
+            tracing::warn!(%error, "cannot accept a connection");
+        }
     });
     let builder = server.http_builder();
     builder.http1().header_read_timeout(request_timeout).max_buf_size(HEAD_BYTES_MAX);
@@ -81,7 +84,7 @@ async fn until(serving: impl Future<Output = io::Result<()>>, handle: Handle<Pee
     let tell = async {
         stop.cancelled().await;
         handle.graceful_shutdown(Some(GRACE));
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     tokio::select! {
         ended = serving => ended.map_err(ApiError::Accept),

@@ -1,6 +1,7 @@
 //! The interface in front of a real database and lake in a temporary folder, without sources. For tests of every endpoint.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, BodyDataStream};
@@ -16,7 +17,7 @@ use crate::decode::{Decoder, Limits};
 use crate::ingest::{self, Inlet, Listening};
 use crate::intake::{self, Entry, Gate, GateLimits, Repeats};
 use crate::metrics::Metrics;
-use crate::model::{Catalogue, Districts, ManualClock, Message, Service, SourceName, Timestamp};
+use crate::model::{Catalogue, Clock, Districts, ManualClock, Message, Service, SourceName, Timestamp};
 use crate::normalise::{Normaliser, TimeBounds};
 use crate::state::{Database, Reader};
 use crate::store::{Keeper, Lake, LakeSettings, Schedule};
@@ -24,6 +25,7 @@ use crate::store::{Keeper, Lake, LakeSettings, Schedule};
 mod alerts;
 mod connections;
 mod frame;
+mod history;
 mod messages;
 mod stream;
 
@@ -75,7 +77,8 @@ impl Town {
     pub(crate) async fn new(config: &str) -> Self {
         let config = Config::parse(config, &|_name| None).unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let clock = Arc::new(ManualClock::new(Timestamp::from_micros(BEGIN_MICROS).unwrap()));
+        let clock = Arc::new(ManualClock::new(Self::at(0)));
+        let any_clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(&clock);
         let (catalogue, districts) = (Arc::new(Catalogue::built_in()), Arc::new(Districts::built_in()));
         let (database, work) = Database::open(folder.path(), &catalogue, &districts).unwrap();
         let database = Arc::new(database);
@@ -85,9 +88,10 @@ impl Town {
         let lake =
             Lake::open(folder.path(), Arc::clone(&database), Arc::clone(&catalogue), Arc::clone(&districts), settings).await.unwrap();
         let lake = Arc::new(lake);
-        let desk = Desk::open(Arc::clone(&database), Arc::clone(&catalogue), Arc::clone(&districts), clock.clone(), &work, None).unwrap();
+        let desk =
+            Desk::open(Arc::clone(&database), Arc::clone(&catalogue), Arc::clone(&districts), Arc::clone(&any_clock), &work, None).unwrap();
         let metrics = Arc::new(Metrics::default());
-        let second = std::time::Duration::from_secs(1);
+        let second = Duration::from_secs(1);
         let schedule = Schedule {
             flush_rows: 1,
             flush_bytes: 1,
@@ -99,11 +103,11 @@ impl Town {
             quarantine_bytes_max: 1 << 20,
             quarantine_kept: second,
         };
-        let keeper = Keeper::new(Arc::clone(&lake), Arc::clone(&database), Arc::clone(&metrics), clock.clone(), schedule);
+        let keeper = Keeper::new(Arc::clone(&lake), Arc::clone(&database), Arc::clone(&metrics), Arc::clone(&any_clock), schedule);
         let (inlet, _messages) = ingest::queue(100, 1 << 20);
         let limits = GateLimits { folder: folder.path().to_owned(), disk_reserve_bytes: 0, log_bytes_max: 1 << 24 };
         let context = Arc::new(Context {
-            clock: clock.clone(),
+            clock: Arc::clone(&any_clock),
             catalogue: Arc::clone(&catalogue),
             districts: Arc::clone(&districts),
             database,
@@ -116,7 +120,7 @@ impl Town {
             sources: Vec::new(),
             waiting: inlet.depth(),
             metrics,
-            started: Timestamp::from_micros(BEGIN_MICROS).unwrap(),
+            started: Self::at(0),
             stop: CancellationToken::new(),
             config,
         });
@@ -140,8 +144,8 @@ impl Town {
     pub(crate) fn hear(&self, messages: &[(&str, &str)]) {
         let Context { database, desk, districts, clock, .. } = &*self.context;
         let received = clock.now();
-        let day = std::time::Duration::from_secs(86_400);
-        let bounds = TimeBounds { past_max: day * 36_500, future_max: day, skew_max: std::time::Duration::from_secs(300) };
+        let day = Duration::from_hours(24);
+        let bounds = TimeBounds { past_max: day * 36_500, future_max: day, skew_max: Duration::from_mins(5) };
         let limits = Limits { payload_bytes_max: 100_000, readings_max: 100 };
         let entry = |(topic, payload): &(&str, &str)| {
             let message = Message {

@@ -179,7 +179,10 @@ fn api(config: &Config, report: &mut impl FnMut(&str, &str)) {
             report("api.listen", "is not a loopback address: configure api.tokens first (`conca token` makes one)");
         }
         if api.certificate_file.is_none() && !api.plaintext {
-            report("api.listen", "is not a loopback address: give certificate_file and key_file, or say plaintext = true behind a proxy that ends TLS");
+            report(
+                "api.listen",
+                "is not a loopback address: give certificate_file and key_file, or say plaintext = true behind a proxy that ends TLS",
+            );
         }
     }
     let mut names = HashSet::new();

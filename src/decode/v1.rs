@@ -37,7 +37,8 @@ pub(super) fn decode<'a>(topic: &str, payload: &'a [u8], limits: &Limits) -> Res
     }
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let top = Top { readings_max: limits.readings_max };
-    let objects = top.deserialize(&mut deserializer).and_then(|objects| deserializer.end().map(|()| objects)).map_err(|error| not_json(&error))?;
+    let objects =
+        top.deserialize(&mut deserializer).and_then(|objects| deserializer.end().map(|()| objects)).map_err(|error| not_json(&error))?;
     let (objects, is_array) = match objects {
         Objects::One(object) => (vec![object], false),
         Objects::Many(objects) => (objects, true),

@@ -52,11 +52,11 @@ mod tests {
 
     #[test]
     fn points_are_read_and_anything_else_is_named() {
-        let feature = |device: &str, geometry: &str| {
-            format!(r#"{{"type":"Feature","properties":{{"device":"{device}"}},"geometry":{geometry}}}"#)
-        };
+        let feature =
+            |device: &str, geometry: &str| format!(r#"{{"type":"Feature","properties":{{"device":"{device}"}},"geometry":{geometry}}}"#);
         let point = r#"{"type":"Point","coordinates":[13.36,38.11]}"#;
-        let parse = |features: &[String]| Installations::parse(&format!(r#"{{"type":"FeatureCollection","features":[{}]}}"#, features.join(",")));
+        let parse =
+            |features: &[String]| Installations::parse(&format!(r#"{{"type":"FeatureCollection","features":[{}]}}"#, features.join(",")));
         let read = parse(&[feature("a", point)]).unwrap();
         assert_eq!(read.find(&DeviceId::try_from("a").unwrap()), Position::new(13.36, 38.11).ok());
         for (features, expected) in [

@@ -174,7 +174,9 @@ impl Catalogue {
             if !(property.resolution > 0.0 && property.resolution.is_finite()) || property.interval_s == 0 {
                 return Err(problem("resolution and interval must be above zero"));
             }
-            if (property.kind == Kind::State) != (property.summary == Summary::Coded) || (property.kind == Kind::State) == property.states.is_empty() {
+            if (property.kind == Kind::State) != (property.summary == Summary::Coded)
+                || (property.kind == Kind::State) == property.states.is_empty()
+            {
                 return Err(problem("states, and only states, are coded and list their codes"));
             }
             if property.states.keys().any(|code| code.parse::<i32>().is_err()) {

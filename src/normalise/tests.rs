@@ -5,8 +5,11 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::{DeviceId, DeviceKind, Domain};
 
-const BOUNDS: TimeBounds =
-    TimeBounds { past_max: Duration::from_secs(3_600 * 24 * 365), future_max: Duration::from_secs(86_400), skew_max: Duration::from_secs(300) };
+const BOUNDS: TimeBounds = TimeBounds {
+    past_max: Duration::from_secs(3_600 * 24 * 365),
+    future_max: Duration::from_secs(86_400),
+    skew_max: Duration::from_secs(300),
+};
 
 fn received() -> Timestamp {
     "2026-03-01T08:00:00Z".parse().unwrap()
@@ -35,7 +38,8 @@ fn normalise(reading: Reading<'static>, installed: Option<Position>) -> Normalis
 fn check(reading: Reading<'static>, expected: &str) {
     let Normalised { observations, faults, .. } = normalise(reading, None);
     let shown = observations.iter().map(|observation| {
-        let original = observation.original.as_ref().map_or(String::new(), |original| format!(" from {} {}", original.value, original.unit));
+        let original =
+            observation.original.as_ref().map_or(String::new(), |original| format!(" from {} {}", original.value, original.unit));
         format!("{}{original} {:?}", observation.value, observation.flags.names())
     });
     assert_eq!(shown.chain(faults.iter().map(ToString::to_string)).collect::<Vec<_>>().join("\n"), expected);
@@ -60,8 +64,14 @@ fn what_cannot_be_is_refused_with_its_reason() {
     check(reading("pm10", Value::Word("high".into())), "invalid-value at /readings/pm10: \"high\" is not a number");
     check(reading("door", Value::Word("ajar".into())), "invalid-value at /readings/door: \"ajar\" is not one of 0 (closed), 1 (open)");
     check(reading("door", Value::Number(0.5)), "invalid-value at /readings/door: 0.5 is not one of 0 (closed), 1 (open)");
-    check(Reading { unit: Some("kW.h".into()), ..reading("temperature", Value::Number(1.0)) }, "wrong-dimension at /readings/temperature: \"kW.h\" cannot become Cel");
-    check(Reading { unit: Some("grad".into()), ..reading("temperature", Value::Number(1.0)) }, "unknown-unit at /readings/temperature: \"grad\" is not a UCUM unit");
+    check(
+        Reading { unit: Some("kW.h".into()), ..reading("temperature", Value::Number(1.0)) },
+        "wrong-dimension at /readings/temperature: \"kW.h\" cannot become Cel",
+    );
+    check(
+        Reading { unit: Some("grad".into()), ..reading("temperature", Value::Number(1.0)) },
+        "unknown-unit at /readings/temperature: \"grad\" is not a UCUM unit",
+    );
 }
 
 #[test]
@@ -80,7 +90,8 @@ fn doubtful_values_are_kept_and_flagged() {
 fn places_come_from_the_message_or_the_registry() {
     let districts = Districts::built_in();
     let centre = Position::new(13.3615, 38.1157).ok();
-    let placed = |position, installed| normalise(Reading { position, ..reading("pm10", Value::Number(1.0)) }, installed).observations.remove(0);
+    let placed =
+        |position, installed| normalise(Reading { position, ..reading("pm10", Value::Number(1.0)) }, installed).observations.remove(0);
     assert_eq!(placed(centre, None).district, districts.by_id("pa-c1"));
     assert_eq!(placed(None, centre).district, districts.by_id("pa-c1"));
     let rome = Position::new(12.49, 41.89).ok();

@@ -26,7 +26,10 @@ pub(super) enum UnitError {
 
 #[derive(Clone, Copy, Debug)]
 enum Conversion {
-    Linear { factor: f64, offset: f64 },
+    Linear {
+        factor: f64,
+        offset: f64,
+    },
     /// Through a function, such as a level's.
     Special,
 }
@@ -63,7 +66,8 @@ fn conversion(unit: &str, canonical: &str) -> Result<Conversion, UnitError> {
     if octofhir_ucum::validate(unit).is_err() {
         return Err(UnitError::Unknown);
     }
-    let result = convert_with_context(1.0, unit, canonical, &AdvancedConversionContext::default()).map_err(|_error| UnitError::Dimension)?;
+    let result =
+        convert_with_context(1.0, unit, canonical, &AdvancedConversionContext::default()).map_err(|_error| UnitError::Dimension)?;
     Ok(match (result.factor, result.offset) {
         (Some(factor), offset) => Conversion::Linear { factor: factor.to_f64(), offset: offset.map_or(0.0, |offset| offset.to_f64()) },
         (None, _) => Conversion::Special,

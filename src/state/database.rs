@@ -13,9 +13,7 @@ use uuid::Uuid;
 use super::block::{Block, Lane, Rows};
 use super::ledger::{Counts, LedgerKey, LedgerMoves};
 use super::live::{Device, DeviceIndex, Latest, Live, Mark, Moves, Series, SeriesIndex};
-use crate::model::{
-    Catalogue, DeviceId, DeviceKind, Districts, Domain, Fault, Message, PropertyIndex, SourceName, Timestamp,
-};
+use crate::model::{Catalogue, DeviceId, DeviceKind, Districts, Domain, Fault, Message, PropertyIndex, SourceName, Timestamp};
 
 const SCHEMA: &str = include_str!("schema.sql");
 const SCHEMA_VERSION: i64 = 1;
@@ -28,7 +26,11 @@ pub enum StateError {
     InUse(PathBuf),
     /// The folder or its lock cannot be made.
     #[error("cannot use the data folder {path}")]
-    Folder { path: PathBuf, #[source] source: io::Error },
+    Folder {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     /// No room on the disk. Nothing has changed: retry once there is room.
     #[error("no room on the disk for the state database")]
     NoSpace(#[source] rusqlite::Error),
@@ -323,9 +325,11 @@ impl Turn<'_> {
         write_conditions(&transaction, &commit.conditions)?;
         write_alerts(&transaction, &commit.alerts)?;
         if let Some(NewRules { created, author, document }) = &commit.rules {
-            transaction
-                .prepare_cached("INSERT INTO rules (created, author, document) VALUES (?1, ?2, ?3)")?
-                .execute(params![created.micros(), author, document])?;
+            transaction.prepare_cached("INSERT INTO rules (created, author, document) VALUES (?1, ?2, ?3)")?.execute(params![
+                created.micros(),
+                author,
+                document
+            ])?;
         }
         transaction.commit()?;
         live.publish(sequence, commit);
@@ -349,9 +353,11 @@ impl Turn<'_> {
     pub fn plan_merge(&mut self, store: &'static str, plan: &MergePlan) -> Result<(), StateError> {
         let moves: Vec<(&LedgerKey, &Counts)> = plan.moves.iter().collect();
         let moves = serde_json::to_string(&moves).expect("plain data always serialises");
-        self.connection
-            .prepare_cached("INSERT OR REPLACE INTO merge_plan (store, late, moves) VALUES (?1, ?2, ?3)")?
-            .execute(params![store, signed(plan.late), moves])?;
+        self.connection.prepare_cached("INSERT OR REPLACE INTO merge_plan (store, late, moves) VALUES (?1, ?2, ?3)")?.execute(params![
+            store,
+            signed(plan.late),
+            moves
+        ])?;
         Ok(())
     }
 
@@ -394,9 +400,11 @@ impl Turn<'_> {
                 update.execute(params![index.0, mark])?;
             }
         }
-        transaction
-            .prepare_cached("INSERT OR REPLACE INTO follower (store, ordered, late) VALUES (?1, ?2, ?3)")?
-            .execute(params![trim.store, signed(trim.position.ordered), signed(trim.position.late)])?;
+        transaction.prepare_cached("INSERT OR REPLACE INTO follower (store, ordered, late) VALUES (?1, ?2, ?3)")?.execute(params![
+            trim.store,
+            signed(trim.position.ordered),
+            signed(trim.position.late)
+        ])?;
         transaction.prepare_cached("DELETE FROM log_ordered WHERE sequence <= ?1")?.execute(params![signed(trim.position.ordered)])?;
         transaction.prepare_cached("DELETE FROM log_late WHERE sequence <= ?1")?.execute(params![signed(trim.position.late)])?;
         transaction
@@ -437,15 +445,15 @@ impl Turn<'_> {
 
 fn insert_devices(transaction: &Transaction<'_>, commit: &Commit, first: usize) -> Result<(), StateError> {
     for (offset, device) in commit.new_devices.iter().enumerate() {
-        transaction
-            .prepare_cached("INSERT INTO device (id, name, kind, domain, first_seen) VALUES (?1, ?2, ?3, ?4, ?5)")?
-            .execute(params![
+        transaction.prepare_cached("INSERT INTO device (id, name, kind, domain, first_seen) VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(
+            params![
                 signed((first + offset) as u64),
                 device.id.as_str(),
                 device.kind.as_str(),
                 device.domain.as_str(),
                 device.first_seen.micros()
-            ])?;
+            ],
+        )?;
     }
     Ok(())
 }
@@ -596,8 +604,7 @@ fn restore(connection: &Connection, catalogue: &Catalogue, districts: &Districts
         .collect::<Result<_, _>>()?;
     let mut select = connection.prepare("SELECT alert FROM alert WHERE status != 'cleared'")?;
     restored.active_alerts = select.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    restored.rules =
-        connection.query_row("SELECT document FROM rules ORDER BY version DESC LIMIT 1", [], |row| row.get(0)).optional()?;
+    restored.rules = connection.query_row("SELECT document FROM rules ORDER BY version DESC LIMIT 1", [], |row| row.get(0)).optional()?;
     Ok(restored)
 }
 

@@ -125,7 +125,8 @@ impl Keeper {
         if self.schedule.kept.is_some() {
             is_well &= self.work(Work::Retain, stop).await;
         }
-        let (database, bytes_max, oldest) = (Arc::clone(&self.database), self.schedule.quarantine_bytes_max, self.clock.now().minus(self.schedule.quarantine_kept));
+        let (database, bytes_max, oldest) =
+            (Arc::clone(&self.database), self.schedule.quarantine_bytes_max, self.clock.now().minus(self.schedule.quarantine_kept));
         let trimmed = tokio::task::spawn_blocking(move || database.turn().trim_quarantine(bytes_max, oldest)).await;
         match trimmed {
             Ok(Ok(0)) | Err(_) => {}
@@ -155,7 +156,8 @@ impl Keeper {
                     let error = crate::error_chain(&error);
                     tracing::error!(?work, error, "the lake cannot do its work: it is tried again");
                     let mut failure = self.failure.lock();
-                    let since = failure.as_ref().filter(|failure| failure.work == work).map_or_else(|| self.clock.now(), |failure| failure.since);
+                    let since =
+                        failure.as_ref().filter(|failure| failure.work == work).map_or_else(|| self.clock.now(), |failure| failure.since);
                     *failure = Some(KeeperFailure { work, error, since });
                     return false;
                 }

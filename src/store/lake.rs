@@ -214,7 +214,11 @@ impl Lake {
             (turn.follower(STORE)?, turn.planned_merge(STORE)?)
         };
         if held.ordered < known.ordered || held.late < known.late {
-            tracing::error!(held = held.ordered, known = known.ordered, "the table lacks what the log no longer holds: is it another one, or an older copy?");
+            tracing::error!(
+                held = held.ordered,
+                known = known.ordered,
+                "the table lacks what the log no longer holds: is it another one, or an older copy?"
+            );
         }
         if held.ordered > known.ordered || held.late > known.late {
             tracing::info!(held = held.ordered, known = known.ordered, "the table is ahead of the log's end: verifying it");
@@ -241,7 +245,13 @@ impl Lake {
 
     /// Commits a change that follows the log up to a new position: the new version and the log's new end become visible
     /// together, then the log is trimmed.
-    async fn follow(&self, writer: &mut LastChange, change: Change, position: FollowerPosition, moves: LedgerMoves) -> Result<(), LakeError> {
+    async fn follow(
+        &self,
+        writer: &mut LastChange,
+        change: Change,
+        position: FollowerPosition,
+        moves: LedgerMoves,
+    ) -> Result<(), LakeError> {
         *writer = LastChange::Unknown;
         let table = Arc::clone(&self.published.read().table);
         let table = table::commit(&table, change).await?;

@@ -57,12 +57,7 @@ impl Area {
                 let latitude = radius_m / 110_574.0;
                 let narrowest = (centre.latitude().abs() + latitude).min(90.0).to_radians().cos();
                 let longitude = if narrowest > 1e-6 { (radius_m / (111_320.0 * narrowest)).min(360.0) } else { 360.0 };
-                (
-                    centre.longitude() - longitude,
-                    centre.latitude() - latitude,
-                    centre.longitude() + longitude,
-                    centre.latitude() + latitude,
-                )
+                (centre.longitude() - longitude, centre.latitude() - latitude, centre.longitude() + longitude, centre.latitude() + latitude)
             }
         }
     }

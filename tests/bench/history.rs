@@ -62,12 +62,27 @@ pub(crate) async fn questions() -> anyhow::Result<()> {
     let noon = (start + Duration::from_secs(86_400 * 10)).to_string();
     let after_noon = (start + Duration::from_secs(86_400 * 11)).to_string();
     for (name, path) in [
-        ("hourly mean of one property, each device, 30 days", format!("/v1/aggregates?property=pm10&window=1h&zone=UTC&group_by=device&from={from}&to={to}&format=csv")),
-        ("hourly mean of one property, all together, 30 days", format!("/v1/aggregates?property=pm10&window=1h&zone=UTC&from={from}&to={to}")),
+        (
+            "hourly mean of one property, each device, 30 days",
+            format!("/v1/aggregates?property=pm10&window=1h&zone=UTC&group_by=device&from={from}&to={to}&format=csv"),
+        ),
+        (
+            "hourly mean of one property, all together, 30 days",
+            format!("/v1/aggregates?property=pm10&window=1h&zone=UTC&from={from}&to={to}"),
+        ),
         ("daily mean of one property, all together, 30 days", format!("/v1/aggregates?property=pm10&window=1d&from={from}&to={to}")),
-        ("daily mean of one property by district, 30 days", format!("/v1/aggregates?property=pm10&window=1d&group_by=district&from={from}&to={to}")),
-        ("hourly mean of one property, each device, a day", format!("/v1/aggregates?property=pm10&window=1h&zone=UTC&group_by=device&from={noon}&to={after_noon}")),
-        ("one device, one property, a day, raw", format!("/v1/observations?property=pm10&device=air-station-100&from={noon}&to={after_noon}&limit=5000&format=csv")),
+        (
+            "daily mean of one property by district, 30 days",
+            format!("/v1/aggregates?property=pm10&window=1d&group_by=district&from={from}&to={to}"),
+        ),
+        (
+            "hourly mean of one property, each device, a day",
+            format!("/v1/aggregates?property=pm10&window=1h&zone=UTC&group_by=device&from={noon}&to={after_noon}"),
+        ),
+        (
+            "one device, one property, a day, raw",
+            format!("/v1/observations?property=pm10&device=air-station-100&from={noon}&to={after_noon}&limit=5000&format=csv"),
+        ),
         ("latest of all", "/v1/latest?format=csv".to_owned()),
         ("latest of one property", "/v1/latest?property=pm10".to_owned()),
     ] {

@@ -38,7 +38,9 @@ fn settings(port: u16, messages: u64, rate: f64) -> load::Settings {
 /// As fast as it goes: a table of rates and costs.
 pub(crate) async fn throughput() -> anyhow::Result<()> {
     say("## Throughput: 5 readings a message, QoS 1, publisher → Mosquitto → Conca durable\n")?;
-    say("| Mosquitto | messages/s | values/s | Conca µs/message | Mosquitto µs/message | publisher µs/message | Conca peak MiB | commits of |")?;
+    say(
+        "| Mosquitto | messages/s | values/s | Conca µs/message | Mosquitto µs/message | publisher µs/message | Conca peak MiB | commits of |",
+    )?;
     say("|---|--:|--:|--:|--:|--:|--:|--:|")?;
     for (name, lines) in [("as the README says", CONFIGURED), ("window of 20, else unlimited", "max_queued_messages 0")] {
         let folder = tempfile::tempdir()?;
@@ -131,11 +133,16 @@ pub(crate) async fn ready(conca: &Conca, client: &reqwest::Client) -> anyhow::Re
 /// Waits until so many messages are durable.
 pub(crate) async fn durable(conca: &Conca, client: &reqwest::Client, messages: f64) -> anyhow::Result<()> {
     let name = "conca_messages_total";
-    until(Duration::from_secs(600), "not everything is durable", async || Ok(conca.metric(client, name, "ccepted").await? >= messages)).await
+    until(Duration::from_secs(600), "not everything is durable", async || Ok(conca.metric(client, name, "ccepted").await? >= messages))
+        .await
 }
 
 /// Asks again and again.
-pub(crate) async fn until(patience: Duration, problem: &'static str, mut ask: impl AsyncFnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+pub(crate) async fn until(
+    patience: Duration,
+    problem: &'static str,
+    mut ask: impl AsyncFnMut() -> anyhow::Result<bool>,
+) -> anyhow::Result<()> {
     let deadline = Instant::now() + patience;
     while !ask().await? {
         anyhow::ensure!(Instant::now() < deadline, problem);

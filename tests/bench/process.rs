@@ -24,7 +24,8 @@ impl Process {
     pub(crate) fn processor_s(&self) -> f64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap_or_default();
         // After the name, which may hold anything, in parentheses; a tick is 10 ms.
-        let fields: Vec<u64> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
+        let fields: Vec<u64> =
+            stat.rsplit(')').next().unwrap_or_default().split_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
         fields.get(11).zip(fields.get(12)).map_or(0.0, |(user, system)| (user + system) as f64 / 100.0)
     }
 
@@ -61,7 +62,10 @@ impl Mosquitto {
         let port = free_port()?;
         std::fs::create_dir_all(folder)?;
         let file = folder.join("mosquitto.conf");
-        let text = format!("listener {port} 127.0.0.1\nallow_anonymous true\nuser root\npersistence true\npersistence_location {}/\n{lines}\n", folder.display());
+        let text = format!(
+            "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\npersistence true\npersistence_location {}/\n{lines}\n",
+            folder.display()
+        );
         std::fs::write(&file, text)?;
         let child = Command::new("mosquitto").arg("-c").arg(&file).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let process = Process(child.context("cannot start mosquitto")?);

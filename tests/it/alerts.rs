@@ -25,7 +25,9 @@ fn told(looks: &Looks) -> Vec<String> {
     let mut alerts: Vec<String> = looks
         .alerts()
         .iter()
-        .map(|alert| format!("{} {} {}", alert["rule"].as_str().unwrap(), alert["device"].as_str().unwrap(), alert["status"].as_str().unwrap()))
+        .map(|alert| {
+            format!("{} {} {}", alert["rule"].as_str().unwrap(), alert["device"].as_str().unwrap(), alert["status"].as_str().unwrap())
+        })
         .collect();
     alerts.reverse();
     alerts
@@ -85,7 +87,15 @@ fn late_data_neither_raises_nor_clears_an_alert() {
     let conca = setup.start();
     let begin = now_millis() - 3_600_000;
     let say = |minute: i64, value: f64| Outgoing::readings("a", begin + minute * 60_000, &[("pm10", value)]);
-    Publisher::connect(broker.address()).send(&[say(30, 50.0), say(0, 150.0), say(10, 150.0), say(20, 150.0), say(31, 150.0), say(41, 150.0), say(32, 10.0)]);
+    Publisher::connect(broker.address()).send(&[
+        say(30, 50.0),
+        say(0, 150.0),
+        say(10, 150.0),
+        say(20, 150.0),
+        say(31, 150.0),
+        say(41, 150.0),
+        say(32, 10.0),
+    ]);
     let looks = setup.looks();
     looks.ledger_of(7);
     assert_eq!(told(&looks), ["dust a active"]);

@@ -58,7 +58,11 @@ fn every_problem_of_a_configuration_is_reported_at_once_with_its_key() {
 
 #[test]
 fn what_the_named_files_hold_is_checked_too() {
-    check("[city]\ndistricts = \"nowhere.geojson\"", &["check-config"], (1, "", "conca: cannot read nowhere.geojson: No such file or directory (os error 2)"));
+    check(
+        "[city]\ndistricts = \"nowhere.geojson\"",
+        &["check-config"],
+        (1, "", "conca: cannot read nowhere.geojson: No such file or directory (os error 2)"),
+    );
     check(
         "[alerts]\nrules = \"rules.json\"",
         &["check-config"],
@@ -72,7 +76,10 @@ fn a_file_that_is_no_toml_or_not_there_is_named() {
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success() && error.starts_with("conca: conca.toml: not TOML: TOML parse error at line 1"), "{error}");
     let output = run("", &["check-config", "nowhere.toml"]);
-    assert_eq!(String::from_utf8(output.stderr).unwrap(), "conca: nowhere.toml: cannot read nowhere.toml: No such file or directory (os error 2)\n");
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "conca: nowhere.toml: cannot read nowhere.toml: No such file or directory (os error 2)\n"
+    );
 }
 
 #[test]

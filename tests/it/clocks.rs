@@ -57,7 +57,8 @@ fn rules() -> serde_json::Value {
 
 /// Rule, device and status of every alert, oldest first.
 fn told(looks: &Looks) -> Vec<String> {
-    let mut alerts: Vec<String> = looks.alerts().iter().map(|alert| format!("{} {} {}", alert["rule"], alert["device"], alert["status"]).replace('"', "")).collect();
+    let mut alerts: Vec<String> =
+        looks.alerts().iter().map(|alert| format!("{} {} {}", alert["rule"], alert["device"], alert["status"]).replace('"', "")).collect();
     alerts.reverse();
     alerts
 }

@@ -23,13 +23,19 @@ impl Scene {
         let mut load = Load::new(10, 20, 1);
         let repeated: Vec<Outgoing> = load.messages[..10].to_vec();
         let late = Load::new(5, 3, 0);
-        let corrections: Vec<(String, i64)> =
-            load.expected.keys().filter(|(_device, property, _time)| property == "pm10").map(|(device, _property, time)| (device.clone(), time / 1_000)).take(10).collect();
+        let corrections: Vec<(String, i64)> = load
+            .expected
+            .keys()
+            .filter(|(_device, property, _time)| property == "pm10")
+            .map(|(device, _property, time)| (device.clone(), time / 1_000))
+            .take(10)
+            .collect();
         let mut publisher = Publisher::connect(broker.address());
         publisher.send(&load.messages);
         publisher.send(&repeated);
         publisher.send(&late.messages);
-        publisher.send(&corrections.iter().map(|(device, millis)| Outgoing::readings(device, *millis, &[("pm10", 900.0)])).collect::<Vec<_>>());
+        publisher
+            .send(&corrections.iter().map(|(device, millis)| Outgoing::readings(device, *millis, &[("pm10", 900.0)])).collect::<Vec<_>>());
         for (device, millis) in corrections {
             load.expected.insert((device, "pm10".to_owned(), millis * 1_000), 900.0);
         }
@@ -127,7 +133,12 @@ fn a_commit_whose_checkpoint_failed_stands_and_is_not_made_twice() {
     let mut publisher = Publisher::connect(broker.address());
     let mut rounds = load.messages.chunks(5);
     let mut sent = 0;
-    let commits = || std::fs::read_dir(&log).unwrap().filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|ending| ending == "json")).count();
+    let commits = || {
+        std::fs::read_dir(&log)
+            .unwrap()
+            .filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|ending| ending == "json"))
+            .count()
+    };
     while commits() < 50 {
         let round = rounds.next().expect("each round is a commit at least, so that there are enough");
         publisher.send(round);

@@ -42,7 +42,14 @@ fn cases(now: i64) -> Vec<(&'static str, String, Fate)> {
         (A, at(1_000, ""), good(1)),
         (A, at(2_000, r#","position":{"lon":13.36,"lat":38.11}"#), good(1)),
         (A, format!(r#"[{},{}]"#, at(3_000, ""), at(4_000, "")), good(2)),
-        (A, format!(r#"{{"time":{},"readings":{{"temperature":{{"value":64.9,"unit":"[degF]"}},"humidity":50,"pressure":1013}}}}"#, now + 5_000), good(3)),
+        (
+            A,
+            format!(
+                r#"{{"time":{},"readings":{{"temperature":{{"value":64.9,"unit":"[degF]"}},"humidity":50,"pressure":1013}}}}"#,
+                now + 5_000
+            ),
+            good(3),
+        ),
         ("security/door/b", one(r#""door":"open","tamper":false"#), good(2)),
         // Partly.
         (A, format!(r#"{{"time":{},"readings":{{"pm10":6,"pm99":1,"no2":null}}}}"#, now + 6_000), partly(1, 2, "invalid-value")),
@@ -85,7 +92,8 @@ fn every_message_is_stored_or_explained_and_the_ledger_says_so() {
     let conca = setup.start();
     let now = now_millis() - 60_000;
     let cases = cases(now);
-    let mut messages: Vec<Outgoing> = cases.iter().map(|(topic, payload, _fate)| Outgoing::new(&format!("conca/v1/{topic}"), payload.clone())).collect();
+    let mut messages: Vec<Outgoing> =
+        cases.iter().map(|(topic, payload, _fate)| Outgoing::new(&format!("conca/v1/{topic}"), payload.clone())).collect();
     messages.push(Outgoing::new("conca/v1/environment/air-station/a", b"{\"time\":0\xff}".as_slice()));
     let fates: Vec<Fate> = cases.iter().map(|(_topic, _payload, fate)| *fate).chain([bad(0, "not-utf8")]).collect();
     Publisher::connect(broker.address()).send(&messages);
@@ -133,7 +141,10 @@ fn a_load_is_stored_whole() {
     let load = Load::new(50, 200, 0);
     Publisher::connect(broker.address()).send(&load.messages);
     let counts = setup.looks().ledger_of(load.len());
-    assert_eq!(counts, Counts { received: load.len(), accepted: load.len(), readings: load.len() * 2, stored: load.len() * 2, ..Counts::default() });
+    assert_eq!(
+        counts,
+        Counts { received: load.len(), accepted: load.len(), readings: load.len() * 2, stored: load.len() * 2, ..Counts::default() }
+    );
     conca.stop();
     assert!(Store::open(&setup.data()).rows() == load.expected, "what is stored is not what was sent");
 }

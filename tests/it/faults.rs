@@ -130,7 +130,9 @@ fn a_killed_broker_costs_nothing_that_was_acknowledged() {
     publisher.send(&again);
     publisher.send(after);
     let last = load.expected.iter().max_by_key(|((_device, _property, time), _value)| *time).unwrap().0.clone();
-    wait_until("everything that the restarted broker took is there", || looks.ledger().accepted >= accepted + i64::try_from(again.len() + after.len()).unwrap());
+    wait_until("everything that the restarted broker took is there", || {
+        looks.ledger().accepted >= accepted + i64::try_from(again.len() + after.len()).unwrap()
+    });
     conca.stop();
 
     let store = Store::open(&setup.data());
@@ -141,7 +143,10 @@ fn a_killed_broker_costs_nothing_that_was_acknowledged() {
     // What is missing the broker had acknowledged, but neither saved nor delivered: Conca never received it.
     let missing = i64::try_from(load.expected.len() - rows.len()).unwrap();
     let undelivered = i64::try_from(sent.len()).unwrap() - accepted;
-    assert!(missing <= 2 * undelivered.max(0), "{missing} values are missing, at most {undelivered} messages were the broker's alone: {counts:?}");
+    assert!(
+        missing <= 2 * undelivered.max(0),
+        "{missing} values are missing, at most {undelivered} messages were the broker's alone: {counts:?}"
+    );
     assert_eq!(counts.stored, i64::try_from(rows.len()).unwrap(), "{counts:?}");
     assert_eq!((counts.rejected, counts.corrected, counts.pending), (0, 0, 0), "{counts:?}");
 }
@@ -254,10 +259,16 @@ fn late_data_corrections_and_replays_are_told_apart() {
 
     // Other values for the same identities: the last received wins.
     let mut whole = together(load, late);
-    let corrections: Vec<(String, i64)> =
-        whole.expected.keys().filter(|(_device, property, _time)| property == "pm10").map(|(device, _property, time)| (device.clone(), time / 1_000)).take(20).collect();
+    let corrections: Vec<(String, i64)> = whole
+        .expected
+        .keys()
+        .filter(|(_device, property, _time)| property == "pm10")
+        .map(|(device, _property, time)| (device.clone(), time / 1_000))
+        .take(20)
+        .collect();
     for value in [900.0, 901.0] {
-        let messages: Vec<Outgoing> = corrections.iter().map(|(device, millis)| Outgoing::readings(device, *millis, &[("pm10", value)])).collect();
+        let messages: Vec<Outgoing> =
+            corrections.iter().map(|(device, millis)| Outgoing::readings(device, *millis, &[("pm10", value)])).collect();
         settled(&mut publisher, &messages);
         for (device, millis) in &corrections {
             whole.expected.insert((device.clone(), "pm10".to_owned(), millis * 1_000), value);
@@ -266,7 +277,11 @@ fn late_data_corrections_and_replays_are_told_apart() {
     assert_eq!((looks.ledger().stored, looks.ledger().corrected), (1_000, 40));
 
     // The same again, also over a restart: nothing but duplicates. What had been corrected comes back, the last received.
-    let settled_messages: Vec<Outgoing> = whole.expected.iter().map(|((device, property, time), value)| Outgoing::readings(device, time / 1_000, &[(property, *value)])).collect();
+    let settled_messages: Vec<Outgoing> = whole
+        .expected
+        .iter()
+        .map(|((device, property, time), value)| Outgoing::readings(device, time / 1_000, &[(property, *value)]))
+        .collect();
     let before = settled(&mut publisher, &settled_messages);
     let after = settled(&mut publisher, &settled_messages);
     let replayed = i64::try_from(settled_messages.len()).unwrap();
@@ -294,7 +309,9 @@ fn a_flood_of_poison_harms_nothing_beside_it() {
     let setup = restless(&broker).set("intake.quarantine_mib_max", 1);
     let conca = setup.start();
     let load = Load::new(10, 50, 0);
-    let poison: Vec<Outgoing> = (0..4_000).map(|number| Outgoing::new(&format!("conca/v1/energy/meter/{}", number % 7), format!("{{\"poison\": {number}"))).collect();
+    let poison: Vec<Outgoing> = (0..4_000)
+        .map(|number| Outgoing::new(&format!("conca/v1/energy/meter/{}", number % 7), format!("{{\"poison\": {number}")))
+        .collect();
     std::thread::scope(|scope| {
         scope.spawn(|| Publisher::connect(broker.address()).send(&poison));
         scope.spawn(|| Publisher::connect(broker.address()).send(&load.messages));

@@ -19,10 +19,7 @@ const ALLOWED: [(&str, &[&str]); 17] = [
     ("query", &["model", "config", "state", "metrics", "store"]),
     ("alert", &["model", "config", "state", "metrics"]),
     ("api", &["model", "config", "state", "metrics", "ingest", "decode", "normalise", "intake", "store", "query", "alert"]),
-    (
-        "app",
-        &["model", "config", "state", "metrics", "ingest", "decode", "normalise", "intake", "store", "query", "alert", "api"],
-    ),
+    ("app", &["model", "config", "state", "metrics", "ingest", "decode", "normalise", "intake", "store", "query", "alert", "api"]),
     ("demo", &["model", "config", "app", "alert"]),
     // The pure core of questions.
     ("query/aggregate", &["model", "query"]),
@@ -77,7 +74,12 @@ fn stages_know_only_what_they_may() {
         // From a module at the top, `super` is the crate.
         if !source.name.contains('/') {
             let around = named_after(&source.code, "super::");
-            problems.extend(around.iter().filter(|named| modules.contains(named.as_str())).map(|named| format!("src/{}.rs: super::{named}", source.name)));
+            problems.extend(
+                around
+                    .iter()
+                    .filter(|named| modules.contains(named.as_str()))
+                    .map(|named| format!("src/{}.rs: super::{named}", source.name)),
+            );
         }
     }
     assert!(problems.is_empty(), "\n{}", problems.join("\n"));

@@ -6,7 +6,11 @@ use crate::support::{Broker, Load, Outgoing, Publisher, Setup, Shortage, Store, 
 
 /// Queues as small as they may be, so that a test's load overwhelms them.
 fn narrow(broker: &Broker) -> Setup {
-    Setup::of(broker).set("ingest.queue_messages", 50).set("ingest.queue_mib", 1).set("intake.batch_messages_max", 25).source("keep_alive", "5s")
+    Setup::of(broker)
+        .set("ingest.queue_messages", 50)
+        .set("ingest.queue_mib", 1)
+        .set("intake.batch_messages_max", 25)
+        .source("keep_alive", "5s")
 }
 
 #[test]

@@ -229,12 +229,14 @@ fn messages() -> impl Strategy<Value = Value> {
         6 => proptest::collection::btree_map("[a-z_]{0,4}", measured, 0..4).prop_map(|value| json!(value)),
         1 => scalar.clone(),
     ];
-    let field = |key: &'static str, value: BoxedStrategy<Value>| proptest::option::weighted(0.85, value).prop_map(move |value| (key, value));
-    let object = (field("time", time.boxed()), field("position", position.boxed()), field("readings", readings.boxed()))
-        .prop_map(|(time, position, readings)| {
+    let field =
+        |key: &'static str, value: BoxedStrategy<Value>| proptest::option::weighted(0.85, value).prop_map(move |value| (key, value));
+    let object = (field("time", time.boxed()), field("position", position.boxed()), field("readings", readings.boxed())).prop_map(
+        |(time, position, readings)| {
             let fields = [time, position, readings].into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
             Value::Object(fields.collect())
-        });
+        },
+    );
     prop_oneof![
         5 => object.clone(),
         4 => proptest::collection::vec(prop_oneof![9 => object, 1 => scalar.clone()], 0..4).prop_map(Value::Array),

@@ -103,7 +103,11 @@ fn a_restart_inside_the_duration_neither_forgets_nor_repeats() {
     scene.restart(RULES);
     scene.observe("pm10", 11, 150.0);
     scene.check(&["pm10-high a Active"]);
-    let alert = scene.engine.records().find_map(|record| if let Standing::Active { alert } = &record.standing { Some(alert.clone()) } else { None }).unwrap();
+    let alert = scene
+        .engine
+        .records()
+        .find_map(|record| if let Standing::Active { alert } = &record.standing { Some(alert.clone()) } else { None })
+        .unwrap();
     assert_eq!((alert.since, alert.activated, alert.first.unwrap().value), (minute(0), minute(10), 150.0));
 }
 

@@ -99,6 +99,27 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn whoever_sends_too_much_hears_why() {
+    let town = Town::new("[api]\nbody_bytes_max = 1024").await;
+    let (address, _serving) = served(&town).await;
+    for head in ["Content-Length: 3000000", "Transfer-Encoding: chunked"] {
+        let head = format!("PUT /v1/rules HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{head}\r\n\r\n");
+        let mut stream = connect(address, &head).await;
+        let body = if head.contains("chunked") {
+            format!("{:x}\r\n{}\r\n0\r\n\r\n", 3_000_000, "x".repeat(3_000_000))
+        } else {
+            "x".repeat(3_000_000)
+        };
+        stream.write_all(body.as_bytes()).await.unwrap();
+        let answer = receive(&mut stream, LONG).await;
+        assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+        stream.write_all(HEALTH.as_bytes()).await.unwrap();
+        let answer = receive(&mut stream, LONG).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn the_end_comes_with_what_is_under_way() {
     let town = Town::new("").await;
     let (address, serving) = served(&town).await;

@@ -158,6 +158,9 @@ fn every_operation_is_described() {
             for what in ["summary", "tags", "responses"] {
                 assert!(operation.get(what).is_some(), "{method} {path} has no {what}");
             }
+            for (status, response) in operation["responses"].as_object().unwrap() {
+                assert!(response["description"].is_string(), "{method} {path}: {status}");
+            }
             for parameter in operation["parameters"].as_array().into_iter().flatten() {
                 assert!(parameter["description"].is_string(), "{method} {path}: {}", parameter["name"]);
             }

@@ -36,7 +36,10 @@ fn every_form_of_reading_is_understood() {
         "pm10=31.2 2026-03-01T08:00:00Z @13.36,38.11\ntemperature=64.9 [degF] 2026-03-01T08:00:00Z @13.36,38.11\n\
          door=\"open\" 2026-03-01T08:00:00Z @13.36,38.11\nlamp=\"true\" 2026-03-01T08:00:00Z @13.36,38.11",
     );
-    check(r#"[{"time":1000,"readings":{"a":1}},{"time":-1,"readings":{"a":-0.5e1}}]"#, "a=1 1970-01-01T00:00:01Z\na=-5 1969-12-31T23:59:59.999Z");
+    check(
+        r#"[{"time":1000,"readings":{"a":1}},{"time":-1,"readings":{"a":-0.5e1}}]"#,
+        "a=1 1970-01-01T00:00:01Z\na=-5 1969-12-31T23:59:59.999Z",
+    );
     check(r#"{"time":0,"seq":{"x":[1,2]},"readings":{"p\u006d10":1}}"#, "pm10=1 1970-01-01T00:00:00Z");
 }
 
@@ -65,9 +68,18 @@ fn what_is_wrong_with_an_object_costs_each_of_its_readings() {
          fault: invalid-position at /2/position: lon 181, lat 0: a longitude lies in [-180, 180] and a latitude in [-90, 90] degrees\n\
          fault: shape at /3: a number where an object is expected",
     );
-    check(r#"{"time":"yesterday","readings":{"a":1}}"#, "fault: invalid-time at /time: \"yesterday\": not an RFC 3339 date-time with offset between 1900 and 2200");
-    check(r#"{"time":1.5,"readings":{"a":1}}"#, "fault: invalid-time at /time: a number with a fraction where an RFC 3339 text or whole epoch milliseconds are expected");
-    check(r#"{"time":99999999999999999999,"readings":{"a":1}}"#, "fault: invalid-time at /time: a number with a fraction where an RFC 3339 text or whole epoch milliseconds are expected");
+    check(
+        r#"{"time":"yesterday","readings":{"a":1}}"#,
+        "fault: invalid-time at /time: \"yesterday\": not an RFC 3339 date-time with offset between 1900 and 2200",
+    );
+    check(
+        r#"{"time":1.5,"readings":{"a":1}}"#,
+        "fault: invalid-time at /time: a number with a fraction where an RFC 3339 text or whole epoch milliseconds are expected",
+    );
+    check(
+        r#"{"time":99999999999999999999,"readings":{"a":1}}"#,
+        "fault: invalid-time at /time: a number with a fraction where an RFC 3339 text or whole epoch milliseconds are expected",
+    );
     check(r#"{"time":9999999999999,"readings":{"a":1}}"#, "fault: absurd-time at /time: 9999999999999 ms lies outside 1900 to 2200");
     check(r#"{"time":0,"readings":[1]}"#, "fault: shape at /readings: an array where an object is expected");
 }
@@ -95,7 +107,10 @@ fn what_makes_the_rest_unreadable_rejects_the_message() {
 #[test]
 fn topics_of_another_form_are_rejected() {
     for (topic, expected) in [
-        ("conca/v1/environment/air-station", "rejected: topic: \"conca/v1/environment/air-station\" is not conca/v1/<domain>/<kind>/<device>"),
+        (
+            "conca/v1/environment/air-station",
+            "rejected: topic: \"conca/v1/environment/air-station\" is not conca/v1/<domain>/<kind>/<device>",
+        ),
         ("conca/v1/weather/x/y", "rejected: topic: \"weather\" is not mobility, environment, energy or security"),
         ("conca/v1/energy/meter/a b", "rejected: name: device \"a b\": a name has 1 to 128 letters, digits or any of - _ . :"),
         ("conca/v1/energy//m1", "rejected: name: kind \"\": a name has 1 to 128 letters, digits or any of - _ . :"),

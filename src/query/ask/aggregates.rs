@@ -1,6 +1,7 @@
 //! Aggregates of one property.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use hashbrown::HashMap;
@@ -132,7 +133,7 @@ impl Answers {
         let (needs_order, lead) = (plan.needs_order(), plan.lead(&cast.members));
         let by_district = question.group_by.contains(&GroupBy::District);
         let detail = if by_district { Detail::Numbers } else { Detail::Values };
-        let mut selection = self.selection(vec![question.property], start, end, &question.filter, devices);
+        let mut selection = question.filter.selection(vec![question.property], start, end, devices);
         let before = match lead {
             Lead::None => Vec::new(),
             Lead::Within(hold) => {
@@ -157,10 +158,14 @@ impl Answers {
         }
         drop(chunks);
         let (now, lateness) = (self.clock.now(), self.limits.lateness.0);
-        let buckets = tokio::task::spawn_blocking(move || aggregator.finish(now, lateness)).await.map_err(|_stopped| AskError::Stopped)??;
+        let buckets =
+            tokio::task::spawn_blocking(move || aggregator.finish(now, lateness)).await.map_err(|_stopped| AskError::Stopped)??;
         Ok(Aggregates {
             unit: unit(&property, time, (!by_device).then_some(across)),
-            is_state: property.kind == Kind::State && time.keeps_meaning() && time != TimeFunction::Count && (by_device || across != AcrossFunction::Count),
+            is_state: property.kind == Kind::State
+                && time.keeps_meaning()
+                && time != TimeFunction::Count
+                && (by_device || across != AcrossFunction::Count),
             in_time: time,
             across: (!by_device).then_some(across),
             property,
@@ -184,7 +189,7 @@ impl Answers {
 
     /// Each device's last row before a selection begins, looked for in ever longer stretches of the past.
     async fn last_before(&self, selection: &Selection, detail: Detail, members: &[Member]) -> Result<Vec<Row>, AskError> {
-        const STRETCH: std::time::Duration = std::time::Duration::from_secs(3_600);
+        const STRETCH: Duration = Duration::from_hours(1);
         const GROWTH: u32 = 8;
         let mut missing: Vec<DeviceIndex> = members.iter().map(|member| DeviceIndex(member.device)).collect();
         missing.sort_unstable();

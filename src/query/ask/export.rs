@@ -16,7 +16,7 @@ impl Answers {
             return Err(AskError::EmptyRange);
         }
         let devices = question.filter.devices(&self.live.read())?;
-        let selection = self.selection(question.properties, question.from, question.to, &question.filter, devices);
+        let selection = question.filter.selection(question.properties, question.from, question.to, devices);
         let chunks = self.lake.scan(selection, Order::SeriesTime, Detail::All)?;
         Ok(chunks.map(move |chunk| Ok(self.rows(&chunk?).collect())).boxed())
     }

@@ -1,6 +1,6 @@
 //! Which devices and observations a question is about.
 
-use super::{Answers, AskError};
+use super::AskError;
 use crate::model::{DistrictIndex, Domain, PropertyIndex, Timestamp};
 use crate::state::{Device, DeviceIndex, State};
 use crate::store::{Area, Selection};
@@ -62,11 +62,25 @@ impl Filter {
             }
         }
         if self.devices.is_empty() {
-            found.extend((0u32..).map(DeviceIndex).zip(&state.devices).filter(|(_index, device)| self.admits(device)).map(|(index, _device)| index));
+            found.extend(
+                (0u32..).map(DeviceIndex).zip(&state.devices).filter(|(_index, device)| self.admits(device)).map(|(index, _device)| index),
+            );
         }
         found.sort_unstable();
         found.dedup();
         Ok(Some(found))
+    }
+
+    /// What the store is asked for.
+    pub(super) fn selection(
+        &self,
+        properties: Vec<PropertyIndex>,
+        from: Timestamp,
+        to: Timestamp,
+        devices: Option<Vec<DeviceIndex>>,
+    ) -> Selection {
+        let (districts, trusted) = (self.districts.clone(), self.quality == Quality::Trusted);
+        Selection { properties, from, to, devices, districts, area: self.area, trusted }
     }
 }
 
@@ -84,26 +98,4 @@ fn kinds(state: &State) -> String {
 
 fn excerpt(text: &str) -> String {
     text.chars().take(128).collect()
-}
-
-impl Answers {
-    /// What the store is asked for.
-    pub(super) fn selection(
-        &self,
-        properties: Vec<PropertyIndex>,
-        from: Timestamp,
-        to: Timestamp,
-        filter: &Filter,
-        devices: Option<Vec<DeviceIndex>>,
-    ) -> Selection {
-        Selection {
-            properties,
-            from,
-            to,
-            devices,
-            districts: filter.districts.clone(),
-            area: filter.area,
-            trusted: filter.quality == Quality::Trusted,
-        }
-    }
 }

@@ -54,7 +54,10 @@ impl Answers {
             let all = (0u32..).map(DeviceIndex).take(if devices.is_none() { state.devices.len() } else { 0 });
             for index in devices.unwrap_or_default().into_iter().chain(all) {
                 let device = state.device(index);
-                let series = device.series.iter().filter(|(property, _series)| question.properties.is_empty() || question.properties.contains(property));
+                let series = device
+                    .series
+                    .iter()
+                    .filter(|(property, _series)| question.properties.is_empty() || question.properties.contains(property));
                 values.extend(series.filter_map(|(_property, series)| latest(&state, device, *series, question.filter.quality, now)));
             }
             values

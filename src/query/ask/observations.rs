@@ -139,7 +139,7 @@ impl Answers {
         };
         let mut page = Page::default();
         let Some(oldest) = self.lake.oldest_time() else { return Ok(page) };
-        let mut left = self.selection(question.properties.clone(), question.from.max(oldest), question.to, &question.filter, devices);
+        let mut left = question.filter.selection(question.properties.clone(), question.from.max(oldest), question.to, devices);
         match (&question.after, question.direction) {
             (None, _) => {}
             // Rows of the cursor's own time may be left.
@@ -173,12 +173,18 @@ impl Answers {
     }
 
     /// The first rows of a stretch of time, in the question's order.
-    async fn first_rows(&self, selection: Selection, question: &ObservationQuestion, wanted: usize) -> Result<Vec<ObservationRow>, AskError> {
+    async fn first_rows(
+        &self,
+        selection: Selection,
+        question: &ObservationQuestion,
+        wanted: usize,
+    ) -> Result<Vec<ObservationRow>, AskError> {
         let mut rows: Vec<ObservationRow> = Vec::new();
         let mut chunks = self.lake.scan(selection, Order::Any, Detail::All)?;
         while let Some(chunk) = chunks.next().await {
             let after = question.after.as_ref().map(|cursor| (cursor.time, cursor.device.as_str(), cursor.property.as_str()));
-            let is_left = |row: &ObservationRow| after.is_none_or(|after| question.direction.compare(self.key(row), after) == Ordering::Greater);
+            let is_left =
+                |row: &ObservationRow| after.is_none_or(|after| question.direction.compare(self.key(row), after) == Ordering::Greater);
             rows.extend(self.rows(&chunk?).filter(is_left));
             // However much the stretch holds, only the first are kept.
             if rows.len() > wanted * 2 {

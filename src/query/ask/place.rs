@@ -35,7 +35,13 @@ impl Whereabouts {
     /// Of a device with its series.
     pub fn of(device: &Device, state: &State) -> Self {
         let marks = device.series.iter().map(|(_property, series)| state.series_at(*series).mark);
-        let known = || marks.clone().flat_map(|mark| [mark.trusted, mark.latest]).flatten().filter_map(|latest| Some((latest.time, position(&latest)?)));
+        let known = || {
+            marks
+                .clone()
+                .flat_map(|mark| [mark.trusted, mark.latest])
+                .flatten()
+                .filter_map(|latest| Some((latest.time, position(&latest)?)))
+        };
         let newest = known().max_by_key(|(time, _position)| *time).map(|(_time, position)| position);
         let is_mobile = MOBILE_KINDS.contains(&device.kind.as_str())
             || device.moves.count >= MOVES_MIN

@@ -122,7 +122,8 @@ impl Answers {
 fn summary(state: &State, index: DeviceIndex) -> DeviceSummary {
     let device = state.device(index);
     let whereabouts = Whereabouts::of(device, state);
-    let newest = device.series.iter().filter_map(|(_property, series)| state.series_at(*series).mark.latest).map(|latest| latest.time).max();
+    let newest =
+        device.series.iter().filter_map(|(_property, series)| state.series_at(*series).mark.latest).map(|latest| latest.time).max();
     DeviceSummary {
         id: device.id.clone(),
         kind: device.kind.clone(),

@@ -3,6 +3,7 @@
 mod aggregates;
 mod observations;
 mod places;
+mod scans;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -80,7 +81,7 @@ impl City {
         let clock = Arc::new(ManualClock::new(at(now)));
         let live = Arc::clone(database.live());
         let normaliser = Normaliser::new(Arc::clone(&catalogue), Arc::clone(&districts));
-        let answers = Answers::new(Arc::new(lake), live, catalogue, districts, clock.clone(), config::Query::default());
+        let answers = Answers::new(Arc::new(lake), live, catalogue, districts, Arc::<ManualClock>::clone(&clock), config::Query::default());
         Self { clock, database, answers, normaliser, known: Mutex::default(), _folder: folder }
     }
 
@@ -98,7 +99,13 @@ impl City {
                 retained: false,
             };
             let position = Position::new(told.position.0, told.position.1).unwrap();
-            let reading = Reading { property: told.property.into(), value: Value::Number(told.value), unit: None, time: told.time, position: Some(position) };
+            let reading = Reading {
+                property: told.property.into(),
+                value: Value::Number(told.value),
+                unit: None,
+                time: told.time,
+                position: Some(position),
+            };
             let readings = Readings {
                 device: DeviceId::try_from(told.device).unwrap(),
                 kind: DeviceKind::try_from(told.kind).unwrap(),

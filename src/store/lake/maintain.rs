@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deltalake::DeltaTable;
-use deltalake::arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int16Array, RecordBatch, StringViewArray, TimestampMicrosecondArray};
+use deltalake::arrow::array::{
+    Array, ArrayRef, AsArray, Float64Array, Int16Array, RecordBatch, StringViewArray, TimestampMicrosecondArray,
+};
 use deltalake::arrow::compute::cast;
 use deltalake::arrow::datatypes::{DataType, Float64Type, Int16Type, TimestampMicrosecondType};
 use deltalake::datafusion::error::DataFusionError;
@@ -220,7 +222,8 @@ impl TableRows {
     pub(super) fn of(batch: &RecordBatch) -> Result<Self, LakeError> {
         let column = |name: &'static str| batch.column_by_name(name).ok_or_else(|| unknown("column", name));
         let text = |name: &'static str| Ok::<_, LakeError>(texts(column(name)?)?.as_string_view().clone());
-        let number = |name: &'static str| column(name)?.as_primitive_opt::<Float64Type>().cloned().ok_or_else(|| unknown("column type", name));
+        let number =
+            |name: &'static str| column(name)?.as_primitive_opt::<Float64Type>().cloned().ok_or_else(|| unknown("column type", name));
         Ok(Self {
             property: text(PROPERTY)?,
             device: text(DEVICE)?,

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use deltalake::arrow::array::{AsArray, RecordBatch};
 use deltalake::arrow::datatypes::{Float64Type, TimestampMicrosecondType};
-use deltalake::datafusion::logical_expr::{col, lit};
 use deltalake::datafusion::common::ScalarValue;
+use deltalake::datafusion::logical_expr::{col, lit};
 use deltalake::kernel::{Add, Remove};
 use futures::StreamExt;
 use hashbrown::{HashMap, HashSet};
@@ -121,7 +121,8 @@ impl Lake {
                 .and(col(TIME).between(time(first), time(last)))
                 .and(distinct_filter(PROPERTY, names.keys().map(|(property, _device)| property.as_str())))
                 .and(distinct_filter(DEVICE, names.keys().map(|(_property, device)| device.as_str())));
-            let frame = session.read_table(Arc::clone(&provider))?.filter(filter)?.select_columns(&[PROPERTY, DEVICE, TIME, VALUE, FILE])?;
+            let frame =
+                session.read_table(Arc::clone(&provider))?.filter(filter)?.select_columns(&[PROPERTY, DEVICE, TIME, VALUE, FILE])?;
             let file = deltalake::datafusion::logical_expr::cast(col(FILE), deltalake::arrow::datatypes::DataType::Utf8View).alias(FILE);
             let frame = frame.select(vec![col(PROPERTY), col(DEVICE), col(TIME), col(VALUE), file])?;
             let mut batches = frame.execute_stream().await?;
@@ -278,7 +279,8 @@ fn resolve(blocks: &[Arc<Block>], stored: HashMap<(SeriesIndex, i64), (f64, Stri
                 }
                 Some(_other) => line.corrected += 1,
             }
-            let wanted = Wanted { value: *value, flags: *flags, place: block.rows.place_of(row), original: block.rows.original_of(row).cloned() };
+            let wanted =
+                Wanted { value: *value, flags: *flags, place: block.rows.place_of(row), original: block.rows.original_of(row).cloned() };
             resolved.wanted.insert(identity, wanted);
         }
     }

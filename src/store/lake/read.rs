@@ -8,13 +8,16 @@
 use std::sync::Arc;
 
 use deltalake::DeltaTable;
+use deltalake::arrow::array::RecordBatch;
 use deltalake::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use deltalake::datafusion::common::{DFSchema, ScalarValue};
 use deltalake::datafusion::datasource::listing::PartitionedFile;
 use deltalake::datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
 use deltalake::datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use deltalake::datafusion::datasource::source::DataSourceExec;
+use deltalake::datafusion::error::DataFusionError;
 use deltalake::datafusion::execution::context::ExecutionProps;
+use deltalake::datafusion::execution::object_store::ObjectStoreUrl;
 use deltalake::datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use deltalake::datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use deltalake::datafusion::logical_expr::{Expr, col, lit};
@@ -92,7 +95,7 @@ impl Lake {
         selection: &Selection,
         order: Order,
         detail: Detail,
-    ) -> Result<BoxStream<'static, Result<deltalake::arrow::array::RecordBatch, LakeError>>, LakeError> {
+    ) -> Result<BoxStream<'static, Result<RecordBatch, LakeError>>, LakeError> {
         let (from, to) = (selection.from.micros(), selection.to.micros());
         if from >= to {
             return Ok(stream::empty().boxed());
@@ -122,7 +125,7 @@ impl Lake {
             Order::SeriesTime => {
                 let mut plans = Vec::with_capacity(days.len());
                 for day in days {
-                    plans.push(scan.sorted(part(day), day)?);
+                    plans.push(scan.sorted(part(day), day));
                 }
                 let batches = stream::iter(plans)
                     .map(move |plan| ready(scan.execute(plan).map(|stream| spawn_buffered(stream, BATCHES_AHEAD))))
@@ -155,7 +158,7 @@ fn balance(files: &[&DayFile], groups: usize) -> Vec<FileGroup> {
 /// How the files of one question are read.
 struct FileScan {
     context: Arc<TaskContext>,
-    url: deltalake::datafusion::execution::object_store::ObjectStoreUrl,
+    url: ObjectStoreUrl,
     /// Without and with a look at times.
     whole: ParquetSource,
     partial: ParquetSource,
@@ -177,7 +180,12 @@ impl FileScan {
         let named = DFSchema::try_from(Schema::clone(&schema))?;
         let with = |filter: Option<Expr>| -> Result<ParquetSource, LakeError> {
             Ok(match filter {
-                Some(filter) => source.with_predicate(create_physical_expr(&filter, &named, &ExecutionProps::new(), &PhysicalPlanningContext::default())?),
+                Some(filter) => source.with_predicate(create_physical_expr(
+                    &filter,
+                    &named,
+                    &ExecutionProps::new(),
+                    &PhysicalPlanningContext::default(),
+                )?),
                 None => source.clone(),
             })
         };
@@ -215,17 +223,15 @@ impl FileScan {
     }
 
     /// One day: its files are sorted, and there are few.
-    fn sorted(&self, part: Part, day: &[DayFile]) -> Result<Arc<dyn ExecutionPlan>, LakeError> {
+    fn sorted(&self, part: Part, day: &[DayFile]) -> Arc<dyn ExecutionPlan> {
         let groups = day.iter().map(|file| FileGroup::new(vec![PartitionedFile::new(file.path.as_str(), file.bytes)])).collect();
-        Ok(Arc::new(SortPreservingMergeExec::new(self.order.clone(), self.plan(part, groups, Order::SeriesTime))))
+        Arc::new(SortPreservingMergeExec::new(self.order.clone(), self.plan(part, groups, Order::SeriesTime)))
     }
 
-    fn execute(&self, plan: Arc<dyn ExecutionPlan>) -> Result<SendableRecordBatchStream, deltalake::datafusion::error::DataFusionError> {
+    fn execute(&self, plan: Arc<dyn ExecutionPlan>) -> Result<SendableRecordBatchStream, DataFusionError> {
         execute_stream(plan, Arc::clone(&self.context))
     }
 }
-
-use deltalake::datafusion::error::DataFusionError;
 
 /// The columns that files have, as they are read: texts as views.
 fn file_schema() -> SchemaRef {
@@ -261,8 +267,8 @@ impl Lake {
     fn identity_filter(&self, selection: &Selection) -> Option<Expr> {
         let mut filters = Vec::new();
         if !selection.properties.is_empty() {
-            let ids = selection.properties.iter().map(|property| self.catalogue.get(*property).id.clone());
-            filters.push(one_of(PROPERTY, ids.collect()));
+            let ids: Vec<String> = selection.properties.iter().map(|property| self.catalogue.get(*property).id.clone()).collect();
+            filters.push(one_of(PROPERTY, &ids));
         }
         if let Some(devices) = &selection.devices {
             let live = self.database.live().read();
@@ -274,7 +280,7 @@ impl Lake {
                 filters.push(col(DEVICE).gt_eq(text(first)).and(col(DEVICE).lt_eq(text(last))));
             }
             if names.len() <= DEVICES_IN_FILTER {
-                filters.push(one_of(DEVICE, names));
+                filters.push(one_of(DEVICE, &names));
             }
         }
         filters.into_iter().reduce(Expr::and)
@@ -285,8 +291,8 @@ fn text(value: &str) -> Expr {
     lit(ScalarValue::Utf8View(Some(value.to_owned())))
 }
 
-fn one_of(column: &str, values: Vec<String>) -> Expr {
-    match values.as_slice() {
+fn one_of(column: &str, values: &[String]) -> Expr {
+    match values {
         [only] => col(column).eq(text(only)),
         _ => col(column).in_list(values.iter().map(|value| text(value)).collect(), false),
     }

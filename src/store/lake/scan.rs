@@ -89,7 +89,9 @@ fn tail_rows(live: &Live, tail: &Tail, selection: &Selection, detail: Detail) ->
             }
         }
     }
-    found.extend(late.iter().filter(|(_identity, (block, row))| passes(block, *row)).map(|(identity, (block, row))| (*identity, &***block, *row)));
+    found.extend(
+        late.iter().filter(|(_identity, (block, row))| passes(block, *row)).map(|(identity, (block, row))| (*identity, &***block, *row)),
+    );
     found.sort_unstable_by_key(|(identity, _block, _row)| *identity);
     overlay.extend(late.into_keys());
     let with_place = detail == Detail::All || selection.area.is_some();
@@ -155,19 +157,23 @@ impl Reader {
             district: match batch.column_by_name(DISTRICT) {
                 None => vec![NO_DISTRICT; rows],
                 // A district that the city has since dropped is none.
-                Some(_column) => codes(strings(batch, DISTRICT)?, |name| Ok(self.districts.by_id(name).map_or(NO_DISTRICT, |index| index.0)))?,
+                Some(_column) => {
+                    codes(strings(batch, DISTRICT)?, |name| Ok(self.districts.by_id(name).map_or(NO_DISTRICT, |index| index.0)))?
+                }
             },
             ..Chunk::default()
         };
         if with_place {
             let longitude = column(LONGITUDE)?.as_primitive::<Float64Type>();
             let latitude = column(LATITUDE)?.as_primitive::<Float64Type>();
-            chunk.position = longitude.iter().zip(latitude.iter()).map(|(longitude, latitude)| Position::new(longitude?, latitude?).ok()).collect();
+            chunk.position =
+                longitude.iter().zip(latitude.iter()).map(|(longitude, latitude)| Position::new(longitude?, latitude?).ok()).collect();
         }
         if self.detail == Detail::All {
             let values = column(ORIGINAL_VALUE)?.as_primitive::<Float64Type>();
             let units = strings(batch, ORIGINAL_UNIT)?;
-            chunk.original = values.iter().zip(units.iter()).map(|(value, unit)| Some(Original { value: value?, unit: unit?.to_owned() })).collect();
+            chunk.original =
+                values.iter().zip(units.iter()).map(|(value, unit)| Some(Original { value: value?, unit: unit?.to_owned() })).collect();
         }
         self.drop_foreign(&mut chunk);
         Ok(chunk)
@@ -273,7 +279,7 @@ fn merge_sorted(table: Chunks, recent: Chunk) -> Chunks {
     }
     let mut merger = Merger { recent, waiting };
     let mut is_over = false;
-    let merged = table.map(Some).chain(stream::iter([None])).map(move |chunk| match chunk {
+    let chunks = table.map(Some).chain(stream::iter([None])).map(move |chunk| match chunk {
         Some(Ok(chunk)) => vec![Ok(merger.merge(chunk))],
         Some(Err(error)) => {
             is_over = true;
@@ -282,7 +288,7 @@ fn merge_sorted(table: Chunks, recent: Chunk) -> Chunks {
         None if is_over => Vec::new(),
         None => merger.rest().split(RECENT_ROWS).into_iter().map(Ok).collect(),
     });
-    merged.flat_map(stream::iter).boxed()
+    chunks.flat_map(stream::iter).boxed()
 }
 
 struct Merger {

@@ -198,7 +198,11 @@ pub(super) fn file_writer(table: &DeltaTable, level: i32) -> Result<RecordBatchW
 }
 
 /// Writes sorted batches as files that no version knows yet.
-pub(super) async fn write_files(table: &DeltaTable, level: i32, batches: impl IntoIterator<Item = RecordBatch>) -> Result<Vec<Add>, LakeError> {
+pub(super) async fn write_files(
+    table: &DeltaTable,
+    level: i32,
+    batches: impl IntoIterator<Item = RecordBatch>,
+) -> Result<Vec<Add>, LakeError> {
     let mut writer = file_writer(table, level)?;
     for batch in batches {
         writer.write(batch).await?;
@@ -240,10 +244,8 @@ pub(super) async fn commit(table: &DeltaTable, change: Change) -> Result<DeltaTa
     let properties = CommitProperties::default().with_application_transactions(transactions);
     // Files must be durable before a commit names them.
     sync_files(table, paths.clone()).await?;
-    let finalized = CommitBuilder::from(properties)
-        .with_actions(actions)
-        .build(Some(table.snapshot()?), table.log_store(), operation)
-        .await?;
+    let finalized =
+        CommitBuilder::from(properties).with_actions(actions).build(Some(table.snapshot()?), table.log_store(), operation).await?;
     sync_commit(table, finalized.version()).await?;
     let mut next = table.clone();
     next.state = Some(finalized.snapshot());

@@ -15,12 +15,9 @@ impl Process {
     /// Starts a command; what it writes to standard output and error is appended to `log`.
     pub(super) fn start(command: &mut Command, log: &Path) -> Self {
         let file = File::options().create(true).append(true).open(log).unwrap();
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(file.try_clone().unwrap())
-            .stderr(file)
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {}: {error} (tests/run installs what is absent)", command.get_program().display()));
+        let child = command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap_or_else(|error| {
+            panic!("cannot start {}: {error} (tests/run installs what is absent)", command.get_program().display())
+        });
         Self { child, log: log.to_owned() }
     }
 

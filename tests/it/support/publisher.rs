@@ -68,7 +68,8 @@ impl Load {
             for device in 0..devices {
                 let millis = start + i64::try_from(round * 100 + device % 100).unwrap();
                 let name = format!("station-{device:03}");
-                let values = [("pm10", (round * 7 + device) % 500), ("temperature", (round + device) % 40)].map(|(name, value)| (name, value as f64));
+                let values = [("pm10", (round * 7 + device) % 500), ("temperature", (round + device) % 40)]
+                    .map(|(name, value)| (name, value as f64));
                 load.messages.push(Outgoing::readings(&name, millis, &values));
                 load.expected.extend(values.map(|(property, value)| ((name.clone(), property.to_owned(), millis * 1_000), value)));
             }

@@ -35,10 +35,10 @@ async fn pages_tell_everything_once_while_more_comes_in() {
             };
             (0..count).map(|_number| tell(random)).collect()
         };
-        city.hear(&batch(&mut random, 300));
+        city.hear(&batch(&mut random, 200));
         city.flush().await;
         city.merge().await;
-        city.hear(&batch(&mut random, 300));
+        city.hear(&batch(&mut random, 200));
         let there: Vec<(i64, String, String)> = {
             let known = city.known.lock();
             let id = |property| city.answers.catalogue.get(property).id.clone();
@@ -55,7 +55,7 @@ async fn pages_tell_everything_once_while_more_comes_in() {
             let Some(next) = page.next else { break };
             question.after = Some(next.to_string().parse().unwrap());
             city.hear(&batch(&mut random, 5));
-            match random.u8(..4) {
+            match random.u8(..8) {
                 0 => city.flush().await,
                 1 => city.merge().await,
                 _ => {}
@@ -84,7 +84,10 @@ async fn pages_show_what_was_observed() {
     let [outside, suspect] = page.rows.as_slice() else { panic!() };
     assert_eq!((outside.district, suspect.district, suspect.flags), (None, Some(city.district("pa-c1")), Flags::OUT_OF_RANGE));
     assert_eq!(outside.position, Position::new(OUTSIDE.0, OUTSIDE.1).ok());
-    let asked = ObservationQuestion { filter: Filter { districts: vec![city.district("pa-c1")], ..Filter::default() }, ..question(Direction::OldestFirst, 5) };
+    let asked = ObservationQuestion {
+        filter: Filter { districts: vec![city.district("pa-c1")], ..Filter::default() },
+        ..question(Direction::OldestFirst, 5)
+    };
     let page = city.answers.observations(asked).await.unwrap();
     assert_eq!((page.rows.len(), page.rows[0].device.as_str(), page.next), (1, "a", None));
     for limit in [0, 10_001] {

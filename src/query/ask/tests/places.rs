@@ -22,8 +22,13 @@ async fn ask(city: &City, change: &dyn Fn(&mut AggregateQuestion)) -> Vec<(Strin
     change(&mut question);
     let answer = city.answers.aggregates(question).await.unwrap();
     let name = |key: &SeriesKey| {
-        let district = key.district.map(|district| district.map_or("nowhere".to_owned(), |district| city.answers.districts.get(district).id.clone()));
-        [district, key.device.as_ref().map(ToString::to_string), key.kind.as_ref().map(ToString::to_string)].into_iter().flatten().collect::<Vec<_>>().join(" ")
+        let district =
+            key.district.map(|district| district.map_or("nowhere".to_owned(), |district| city.answers.districts.get(district).id.clone()));
+        [district, key.device.as_ref().map(ToString::to_string), key.kind.as_ref().map(ToString::to_string)]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .join(" ")
     };
     answer.series.iter().flat_map(|series| series.buckets.iter().map(|bucket| (name(&series.key), bucket.clone()))).collect()
 }
@@ -121,7 +126,8 @@ async fn devices_that_keep_moving_are_mobile_whatever_their_kind() {
         .map(|device| (device.id.to_string(), device.is_mobile, device.district))
         .collect();
     let (first, second) = (Some(city.district("pa-c1")), Some(city.district("pa-c2")));
-    let expected = [("bus-1", true, first), ("lost", false, first), ("moved", false, second), ("roams", true, second), ("stays", false, first)];
+    let expected =
+        [("bus-1", true, first), ("lost", false, first), ("moved", false, second), ("roams", true, second), ("stays", false, first)];
     assert_eq!(found, expected.map(|(id, is_mobile, district)| (id.to_owned(), is_mobile, district)));
 }
 
