@@ -8,16 +8,16 @@ use serde_json::{Value, json};
 
 use crate::support::{Broker, Looks, Outgoing, Publisher, Setup, now_millis, wait_until};
 
-fn rule(id: &str, condition: Value, lasting: &str) -> Value {
+fn rule(id: &str, condition: &Value, lasting: &str) -> Value {
     json!({ "id": id, "title": { "it": id, "en": id }, "severity": "warning", "condition": condition, "for": lasting })
 }
 
 fn dust() -> Value {
-    rule("dust", json!({ "type": "above", "property": "pm10", "above": 100, "clear_below": 80 }), "10m")
+    rule("dust", &json!({ "type": "above", "property": "pm10", "above": 100, "clear_below": 80 }), "10m")
 }
 
 fn silent(after: &str) -> Value {
-    rule("silent", json!({ "type": "silence", "after": after }), "0s")
+    rule("silent", &json!({ "type": "silence", "after": after }), "0s")
 }
 
 /// Rule, device and status of every alert, oldest first.

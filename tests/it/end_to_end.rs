@@ -41,7 +41,7 @@ fn cases(now: i64) -> Vec<(&'static str, String, Fate)> {
     vec![
         (A, at(1_000, ""), good(1)),
         (A, at(2_000, r#","position":{"lon":13.36,"lat":38.11}"#), good(1)),
-        (A, format!(r#"[{},{}]"#, at(3_000, ""), at(4_000, "")), good(2)),
+        (A, format!("[{},{}]", at(3_000, ""), at(4_000, "")), good(2)),
         (
             A,
             format!(

@@ -3,7 +3,13 @@
 //! One binary, a module per feature. Servers and the program run on free ports and in temporary folders, so that tests
 //! run beside each other; [`support`] has what they share.
 
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on fails, wherever it notices")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "a test that cannot go on fails, wherever it notices"
+)]
 
 mod alerts;
 mod cli;

@@ -22,7 +22,7 @@ pub(crate) use shortage::Shortage;
 pub(crate) use state::{Identity, Looks, Store};
 
 /// Longer than anything here takes on two busy cores; a test that waits so long has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Asks again and again until there is an answer; fails where none comes in time.
 #[track_caller]

@@ -145,6 +145,32 @@ fn one_silent_device_among_many_is_noticed_once() {
 }
 
 #[test]
+fn every_sign_of_life_counts_though_few_are_written_down() {
+    let mut scene = Scene::new();
+    scene.restart(&RULES.replace(r#""after":"15m""#, r#""after":"8s""#));
+    let (device, kind) = (DeviceId::try_from("a").unwrap(), DeviceKind::try_from("k").unwrap());
+    let facts = Facts { device: &device, kind: &kind, domain: Domain::Environment, district: None };
+    let mut written = 0;
+    for second in 0..=39 {
+        let now = minute(60).plus(Duration::from_secs(second));
+        let mut step = scene.engine.step();
+        // It falls silent after half a minute.
+        if second <= 30 {
+            step.hear(facts, Evidence { time: now, value: 1.0 }, now);
+        }
+        let effects = step.finish();
+        written += effects.conditions.len();
+        scene.commit(&effects);
+        let mut step = scene.engine.step();
+        step.tick(now, Some(minute(0)));
+        let effects = step.finish();
+        scene.commit(&effects);
+        scene.check(if second <= 38 { &[] } else { &["silent a Active"] });
+    }
+    assert_eq!(written, 4);
+}
+
+#[test]
 fn our_own_outage_is_nobodys_silence() {
     let mut scene = Scene::new();
     scene.observe("rain", 0, 0.0);

@@ -27,7 +27,7 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
-    /// QoS 1, not retained.
+    /// At least once, not retained.
     pub(crate) fn new(topic: &str, payload: impl Into<Bytes>) -> Self {
         Self { topic: topic.to_owned(), payload: payload.into(), quality: Quality::AtLeastOnce, retain: false }
     }
@@ -119,7 +119,7 @@ impl Publisher {
         }
     }
 
-    /// Returns once the broker has acknowledged every message, and taken those of QoS 0.
+    /// Returns once the broker has acknowledged every message, and taken those that it does not acknowledge.
     #[track_caller]
     pub(crate) fn send(&mut self, messages: &[Outgoing]) {
         let sent = self.try_send(messages);

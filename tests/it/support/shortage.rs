@@ -26,7 +26,7 @@ impl Shortage {
 
     /// Fills it up until so much is left.
     pub(crate) fn begin_leaving_mib(&self, left: u64) {
-        const CHUNK: usize = 65_536;
+        const CHUNK: usize = 16_384;
         let mut filler = File::create(self.filler()).unwrap();
         // The last chunk is cut where there is no more room: so full can a disk be.
         while left << 20 < self.free() || left == 0 {
