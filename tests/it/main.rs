@@ -14,6 +14,7 @@ mod faults;
 mod interface;
 mod layering;
 mod material;
+mod model;
 mod overload;
 mod schemas;
 mod support;

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use conca::intake::{self, Entry, Limits, Repeats};
 use conca::model::{Catalogue, Districts, Timestamp};
 use conca::state::{AlertFilter, Counts, Database, QuarantineFilter, QuarantineRow, Reader};
-use conca::store::{Detail, Lake, LakeError, LakeSettings, Order, Selection};
+use conca::store::{Detail, Lake, LakeError, LakeSettings, Maintenance, Order, Selection};
 use futures::StreamExt as _;
 use tokio::runtime::Runtime;
 
@@ -126,6 +128,25 @@ impl Store {
     /// Compares late rows with the table; how many.
     pub(crate) fn merge(&self) -> Result<usize, LakeError> {
         self.runtime.block_on(self.lake.merge())
+    }
+
+    /// Takes in a batch of messages, as the writer does.
+    pub(crate) fn receive(&self, entries: &[Entry]) {
+        let mut turn = self.database.turn();
+        let repeats = Repeats::new(1, []);
+        let step = intake::step(self.database.live(), &repeats, Limits { devices_max: 1_000 }, entries);
+        turn.commit(step.commit).unwrap();
+    }
+
+    /// Puts files together wherever there are two.
+    pub(crate) fn compact(&self, now: Timestamp) {
+        let settings = Maintenance { open_files: 2, ..Maintenance::default() };
+        while self.runtime.block_on(self.lake.compact(&settings, now)).unwrap() > 0 {}
+    }
+
+    /// Deletes every file that the newest version does not use.
+    pub(crate) fn vacuum(&self) {
+        self.runtime.block_on(self.lake.vacuum(Duration::ZERO)).unwrap();
     }
 
     /// The sum of the ledger's lines, each of which must balance.
