@@ -96,7 +96,9 @@ pub(crate) async fn latency() -> anyhow::Result<()> {
         probe.publish("conca/v1/environment/air-station/probe", payload.into_bytes()).await?;
         let shown = format!("{time:.6}");
         loop {
-            let (body, _elapsed) = conca.ask(&client, "/v1/latest?device=probe&format=ndjson").await?;
+            // A device that was never heard is refused: the first probe waits for that to end.
+            let answer = conca.ask(&client, "/v1/latest?device=probe&format=ndjson").await;
+            let body = answer.map_or_else(|problem| problem.to_string(), |(body, _elapsed)| body);
             if body.contains(shown.trim_end_matches('Z').trim_end_matches('0')) {
                 break;
             }
