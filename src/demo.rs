@@ -27,7 +27,7 @@ use crate::model::{Clock as _, DurationText, SystemClock, Timestamp};
 const RULES: &str = include_str!("../schemas/rules.example.json");
 
 /// How long the history of a first start may be away before more of it is made than was asked for.
-const BACKFILL_MAX: Duration = Duration::from_secs(30 * 86_400);
+const BACKFILL_MAX: Duration = Duration::from_hours(30 * 24);
 
 /// How the demo runs.
 #[derive(Clone, Debug, clap::Args)]
@@ -126,8 +126,8 @@ fn free(address: SocketAddr) -> SocketAddr {
 }
 
 fn welcome(options: &Options, interface: SocketAddr, broker: SocketAddr, backfill: Duration, now: Timestamp) -> String {
-    let incidents: String =
-        fleet::incident::INCIDENTS.iter().map(|incident| format!("  {} {}\n", zoned(now, incident.from), incident.title)).collect();
+    let incidents = fleet::incident::INCIDENTS.iter().map(|incident| format!("  {} {}\n", zoned(now, incident.from), incident.title));
+    let incidents = incidents.collect::<Vec<_>>().concat();
     format!(
         "Conca, demo: a simulated Palermo. Stop with Ctrl-C; what is stored stays in {data}.
 

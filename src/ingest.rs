@@ -107,7 +107,7 @@ pub struct Delivery {
 #[derive(Debug)]
 pub struct Receipt {
     acknowledgement: Option<Acknowledgement>,
-    _room: Option<OwnedSemaphorePermit>,
+    room: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
@@ -171,10 +171,10 @@ impl Inlet {
 
     fn try_send(&self, mut delivery: Delivery) -> Result<(), Refused> {
         let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(self.bytes_of(&delivery)) else { return Err(Refused::Full(delivery)) };
-        delivery.receipt._room = Some(room);
+        delivery.receipt.room = Some(room);
         self.queue.try_send(delivery).map_err(|error| match error {
             mpsc::error::TrySendError::Full(mut delivery) => {
-                delivery.receipt._room = None;
+                delivery.receipt.room = None;
                 Refused::Full(delivery)
             }
             mpsc::error::TrySendError::Closed(_) => Refused::Closed,

@@ -42,6 +42,9 @@ struct Located {
     flags: Flags,
 }
 
+/// A canonical value and what was sent where that differs; or what is wrong.
+type ValueResult = Result<(f64, Option<Box<Original>>), (Reason, String)>;
+
 impl Normaliser {
     /// Knows these properties and districts.
     pub fn new(catalogue: Arc<Catalogue>, districts: Arc<Districts>) -> Self {
@@ -59,7 +62,7 @@ impl Normaliser {
                 Some(known) if known.position == position => known,
                 _ => *located.insert(self.locate(position)),
             });
-            match self.observation(reading, received, bounds, place) {
+            match self.observation(&reading, received, bounds, place) {
                 Ok(observation) => observations.push(observation),
                 Err(fault) => faults.push(fault),
             }
@@ -76,7 +79,7 @@ impl Normaliser {
 
     fn observation(
         &self,
-        reading: Reading<'_>,
+        reading: &Reading<'_>,
         received: Timestamp,
         bounds: &TimeBounds,
         place: Option<Located>,
@@ -88,7 +91,7 @@ impl Normaliser {
             .ok_or_else(|| fault(Reason::UnknownProperty, "no property of that id is in the catalogue".to_owned()))?;
         let property = self.catalogue.get(index);
         let mut flags = check_time(reading.time, received, bounds).map_err(|detail| fault(Reason::AbsurdTime, detail))?;
-        let (value, original) = self.value(index, property, &reading).map_err(|(reason, detail)| fault(reason, detail))?;
+        let (value, original) = self.value(index, property, reading).map_err(|(reason, detail)| fault(reason, detail))?;
         if !(property.min..=property.max).contains(&value) {
             flags |= Flags::OUT_OF_RANGE;
         }
@@ -107,12 +110,7 @@ impl Normaliser {
     }
 
     /// The value in the canonical unit, and what was sent where a unit was converted.
-    fn value(
-        &self,
-        index: PropertyIndex,
-        property: &Property,
-        reading: &Reading<'_>,
-    ) -> Result<(f64, Option<Box<Original>>), (Reason, String)> {
+    fn value(&self, index: PropertyIndex, property: &Property, reading: &Reading<'_>) -> ValueResult {
         let number = match &reading.value {
             Value::Number(number) if number.is_finite() => *number,
             Value::Number(_other) => return Err((Reason::InvalidValue, "not a finite number".to_owned())),
@@ -136,7 +134,7 @@ impl Normaliser {
         if !value.is_finite() {
             return Err((Reason::InvalidValue, "too large a number".to_owned()));
         }
-        if property.summary == Summary::Circular && value == 360.0 {
+        if property.summary == Summary::Circular && value.to_bits() == 360.0_f64.to_bits() {
             value = 0.0;
         }
         // One zero: identical readings must have identical bits.

@@ -68,7 +68,7 @@ impl Desk {
         let records: Vec<ConditionRecord> = records.map(serde_json::from_str).collect::<Result<_, _>>().map_err(DeskError::Damaged)?;
         let (engine, effects) = Engine::new(rules, records, clock.now());
         let desk = Self { database, catalogue, districts, clock, engine: Mutex::new(engine) };
-        desk.commit(&mut desk.database.turn(), &effects)?;
+        commit(&mut desk.database.turn(), &effects)?;
         Ok(desk)
     }
 
@@ -109,7 +109,7 @@ impl Desk {
         let mut turn = self.database.turn();
         let (marked, effects) = self.step(|step| step.acknowledge(alert, mark.clone()));
         if marked.is_some() {
-            self.commit(&mut turn, &effects)?;
+            commit(&mut turn, &effects)?;
             self.engine.lock().apply(&effects);
             return Ok(marked);
         }
@@ -117,7 +117,7 @@ impl Desk {
         let cleared: Alert = serde_json::from_str(&text).map_err(DeskError::Damaged)?;
         let marked = cleared.acknowledge(mark);
         let effects = Effects { transitions: vec![Transition::Acknowledged { alert: marked.clone() }], ..Effects::default() };
-        self.commit(&mut turn, &effects)?;
+        commit(&mut turn, &effects)?;
         Ok(Some(marked))
     }
 
@@ -125,7 +125,7 @@ impl Desk {
     pub fn clear(&self, alert: &str, mark: Mark) -> Result<Option<Alert>, DeskError> {
         let mut turn = self.database.turn();
         let (cleared, effects) = self.step(|step| step.clear(alert, mark));
-        self.commit(&mut turn, &effects)?;
+        commit(&mut turn, &effects)?;
         self.engine.lock().apply(&effects);
         Ok(cleared)
     }
@@ -135,7 +135,7 @@ impl Desk {
         let mut turn = self.database.turn();
         let now = self.clock.now();
         let ((), effects) = self.step(|step| step.tick(now, listening_since));
-        self.commit(&mut turn, &effects)?;
+        commit(&mut turn, &effects)?;
         self.engine.lock().apply(&effects);
         Ok(())
     }
@@ -158,15 +158,15 @@ impl Desk {
         let result = work(&mut step);
         (result, step.finish())
     }
+}
 
-    fn commit(&self, turn: &mut Turn<'_>, effects: &Effects) -> Result<(), StateError> {
-        if effects.is_empty() {
-            return Ok(());
-        }
-        let mut commit = Commit::default();
-        add(effects, &mut commit);
-        turn.commit(commit).map(|_sequence| ())
+fn commit(turn: &mut Turn<'_>, effects: &Effects) -> Result<(), StateError> {
+    if effects.is_empty() {
+        return Ok(());
     }
+    let mut commit = Commit::default();
+    add(effects, &mut commit);
+    turn.commit(commit).map(|_sequence| ())
 }
 
 fn add(effects: &Effects, commit: &mut Commit) {

@@ -378,7 +378,8 @@ impl Step<'_> {
         let standing = known.map_or(Standing::Quiet, |record| record.standing.clone());
         let is_raised = match rule.test {
             Test::Limit { sign, limit, .. } => sign * observed.value > sign * limit,
-            Test::State { code, .. } => observed.value == code,
+            // Codes are whole numbers.
+            Test::State { code, .. } => observed.value.to_bits() == code.to_bits(),
             Test::Silence { .. } => return,
         };
         let is_clear = match rule.test {

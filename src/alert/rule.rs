@@ -145,6 +145,7 @@ pub(super) enum Test {
 
 /// Rules that passed every check.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_field_names, reason = "no other word is better for all of them")]
 pub struct Rules {
     pub(super) rules: Vec<Rule>,
     /// Places in `rules`, by property.

@@ -42,9 +42,9 @@ fn key_of(pointer: &str) -> String {
     for part in pointer.split('/').skip(1) {
         let is_index = !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
         match (is_index, key.is_empty()) {
-            (true, _) => key.push_str(&format!("[{part}]")),
+            (true, _) => key.extend(["[", part, "]"]),
             (false, true) => key.push_str(part),
-            (false, false) => key.push_str(&format!(".{part}")),
+            (false, false) => key.extend([".", part]),
         }
     }
     key

@@ -474,6 +474,7 @@ impl MeasuredSeed {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "what every method of the visitor gives")]
 fn plain(value: Value<'_>) -> MeasuredResult<'_> {
     Ok(Measured { value, unit: None })
 }

@@ -279,7 +279,7 @@ impl Session {
             service,
             retained: publish.retain,
         };
-        Delivery { message, receipt: Receipt { acknowledgement, _room: None } }
+        Delivery { message, receipt: Receipt { acknowledgement, room: None } }
     }
 
     fn broker_statistics(&self, publish: &Publish) {

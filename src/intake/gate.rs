@@ -94,12 +94,11 @@ impl Gate {
 
     fn set(&self, pause: Pause, now: Timestamp) {
         let mut current = self.pause.lock();
-        let since = match &*current {
-            Some((_pause, since)) => *since,
-            None => {
-                tracing::error!(%pause, "nothing is accepted");
-                now
-            }
+        let since = if let Some((_pause, since)) = &*current {
+            *since
+        } else {
+            tracing::error!(%pause, "nothing is accepted");
+            now
         };
         *current = Some((pause, since));
     }

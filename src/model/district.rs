@@ -38,6 +38,7 @@ pub enum DistrictsError {
 
 /// All districts, found by position through a spatial index.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_field_names, reason = "no other word is better for all of them")]
 pub struct Districts {
     districts: Vec<District>,
     by_id: HashMap<String, DistrictIndex>,

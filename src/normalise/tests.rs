@@ -5,11 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::{DeviceId, DeviceKind, Domain};
 
-const BOUNDS: TimeBounds = TimeBounds {
-    past_max: Duration::from_secs(3_600 * 24 * 365),
-    future_max: Duration::from_secs(86_400),
-    skew_max: Duration::from_secs(300),
-};
+const BOUNDS: TimeBounds =
+    TimeBounds { past_max: Duration::from_hours(24 * 365), future_max: Duration::from_hours(24), skew_max: Duration::from_mins(5) };
 
 fn received() -> Timestamp {
     "2026-03-01T08:00:00Z".parse().unwrap()

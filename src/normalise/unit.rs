@@ -36,7 +36,9 @@ enum Conversion {
 
 /// Conversions that were needed so far.
 #[derive(Debug, Default)]
-pub(super) struct Conversions(RwLock<HashMap<PropertyIndex, HashMap<String, Result<Conversion, UnitError>>>>);
+pub(super) struct Conversions(RwLock<HashMap<PropertyIndex, ByUnit>>);
+
+type ByUnit = HashMap<String, Result<Conversion, UnitError>>;
 
 impl Conversions {
     /// `value` in `unit`, expressed in `canonical`, the unit of `property`.
@@ -69,7 +71,7 @@ fn conversion(unit: &str, canonical: &str) -> Result<Conversion, UnitError> {
     let result =
         convert_with_context(1.0, unit, canonical, &AdvancedConversionContext::default()).map_err(|_error| UnitError::Dimension)?;
     Ok(match (result.factor, result.offset) {
-        (Some(factor), offset) => Conversion::Linear { factor: factor.to_f64(), offset: offset.map_or(0.0, |offset| offset.to_f64()) },
+        (Some(factor), offset) => Conversion::Linear { factor: factor.to_f64(), offset: offset.map_or(0.0, octofhir_ucum::Number::to_f64) },
         (None, _) => Conversion::Special,
     })
 }

@@ -68,7 +68,7 @@ const LATE_ROWS_MAX: usize = 250_000;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// First and longest pause after a failure.
-const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 
 impl Keeper {
     /// A keeper that has not begun.

@@ -28,10 +28,10 @@ fn settings(port: u16, messages: u64, rate: f64) -> load::Settings {
         messages: Some(messages),
         connections: 1,
         window: 4_000,
-        start: jiff::Timestamp::now() - Duration::from_secs(86_400),
-        step: Duration::from_secs(60),
+        start: jiff::Timestamp::now() - Duration::from_hours(24),
+        step: Duration::from_mins(1),
         poison: 0.0,
-        grace: Duration::from_secs(60),
+        grace: Duration::from_mins(1),
     }
 }
 
@@ -75,20 +75,21 @@ pub(crate) async fn throughput() -> anyhow::Result<()> {
 
 /// At half of what it can do: from publishing to durable, and to an answer that shows it.
 pub(crate) async fn latency() -> anyhow::Result<()> {
-    const RATE: f64 = 15_000.0;
-    const SECONDS: f64 = 30.0;
+    const RATE: u32 = 15_000;
+    const SECONDS: u32 = 30;
     let folder = tempfile::tempdir()?;
     let client = reqwest::Client::new();
     let mosquitto = Mosquitto::start(&folder.path().join("broker"), CONFIGURED)?;
     let conca = Conca::start(folder.path(), mosquitto.port, "")?;
     ready(&conca, &client).await?;
     let stop = CancellationToken::new();
-    let load = tokio::task::JoinSet::from_iter([load::run(settings(mosquitto.port, (RATE * SECONDS) as u64, RATE), stop.clone())]);
+    let load =
+        tokio::task::JoinSet::from_iter([load::run(settings(mosquitto.port, u64::from(RATE * SECONDS), f64::from(RATE)), stop.clone())]);
     tokio::time::sleep(Duration::from_secs(3)).await;
     let broker = Broker { host: "127.0.0.1".to_owned(), port: mosquitto.port, credentials: None, connect_timeout: Duration::from_secs(10) };
     let mut probe = Publisher::connect(&broker, "conca-bench-probe", 16).await?;
     let mut queryable = Vec::new();
-    let deadline = Instant::now() + Duration::from_secs_f64(SECONDS - 6.0);
+    let deadline = Instant::now() + Duration::from_secs(u64::from(SECONDS - 6));
     while Instant::now() < deadline {
         let time = jiff::Timestamp::now();
         let payload = format!(r#"{{"time":"{time}","readings":{{"pm10":{}}}}}"#, queryable.len() % 100);
@@ -112,7 +113,7 @@ pub(crate) async fn latency() -> anyhow::Result<()> {
     let report = reports.into_iter().next().context("the load ran")??;
     durable(&conca, &client, report.acknowledged as f64).await?;
     let settled = settled_quantiles(&conca, &client).await?;
-    say(&format!("## Latency at {RATE:.0} messages/s\n"))?;
+    say(&format!("## Latency at {RATE} messages/s\n"))?;
     say("| | p50 ms | p99 ms |")?;
     say("|---|--:|--:|")?;
     say(&format!("| received by Conca → acknowledged to the broker | ≤ {:.1} | ≤ {:.1} |", settled.0 * 1e3, settled.1 * 1e3))?;
@@ -135,8 +136,7 @@ pub(crate) async fn ready(conca: &Conca, client: &reqwest::Client) -> anyhow::Re
 /// Waits until so many messages are durable.
 pub(crate) async fn durable(conca: &Conca, client: &reqwest::Client, messages: f64) -> anyhow::Result<()> {
     let name = "conca_messages_total";
-    until(Duration::from_secs(600), "not everything is durable", async || Ok(conca.metric(client, name, "ccepted").await? >= messages))
-        .await
+    until(Duration::from_mins(10), "not everything is durable", async || Ok(conca.metric(client, name, "ccepted").await? >= messages)).await
 }
 
 /// Asks again and again.

@@ -92,9 +92,9 @@ impl Conca {
         std::fs::create_dir_all(folder)?;
         let file = folder.join("conca.toml");
         let text = format!(
-            "[node]\ndata = {:?}\n[api]\nlisten = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n\
+            "[node]\ndata = \"{}\"\n[api]\nlisten = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n\
              [[ingest.sources]]\nname = \"bench\"\nurl = \"mqtt://127.0.0.1:{broker_port}\"\n{further}",
-            folder.join("data")
+            folder.join("data").display()
         );
         std::fs::write(&file, text)?;
         let mut child = Command::new(env!("CARGO_BIN_EXE_conca")).arg("run").arg("--config").arg(&file).stderr(Stdio::piped()).spawn()?;

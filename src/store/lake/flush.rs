@@ -15,6 +15,9 @@ const BATCH_ROWS: usize = 65_536;
 /// zstd level of files that a compaction will rewrite: fast.
 const FLUSH_LEVEL: i32 = 1;
 
+/// Where a row goes and where it is: date, rank of its series, time; number of its block, row.
+type RowKey = (i32, u32, i64, u32, u32);
+
 impl Lake {
     /// Moves everything that is in the ordered lane now into the table, durably, and trims the log. Returns the rows moved.
     pub async fn flush(&self) -> Result<usize, LakeError> {
@@ -43,7 +46,7 @@ impl Lake {
     /// Record batches of blocks, sorted as the table's files are: date, property, device, time.
     fn sorted_batches(&self, blocks: &[Arc<Block>]) -> impl Iterator<Item = RecordBatch> + Send + 'static {
         let names = self.series_names(blocks.iter().map(|block| &block.rows));
-        let mut order: Vec<(i32, u32, i64, u32, u32)> = Vec::with_capacity(blocks.iter().map(|block| block.rows.len()).sum());
+        let mut order: Vec<RowKey> = Vec::with_capacity(blocks.iter().map(|block| block.rows.len()).sum());
         for (number, block) in (0u32..).zip(blocks) {
             for ((row, series), time) in (0u32..).zip(&block.rows.series).zip(&block.rows.time) {
                 order.push((date_of(*time), names.rank(*series), *time, number, row));
@@ -52,7 +55,7 @@ impl Lake {
         order.sort_unstable();
         let blocks = blocks.to_vec();
         let districts = Arc::clone(&self.districts);
-        let batches: Vec<Vec<(i32, u32, i64, u32, u32)>> = order.chunks(BATCH_ROWS).map(<[_]>::to_vec).collect();
+        let batches: Vec<Vec<RowKey>> = order.chunks(BATCH_ROWS).map(<[_]>::to_vec).collect();
         batches.into_iter().map(move |rows| {
             let mut builder = BatchBuilder::with_capacity(rows.len());
             for (_date, rank, time, number, row) in rows {

@@ -77,7 +77,7 @@ impl Lake {
     pub async fn compact(&self, settings: &Maintenance, now: Timestamp) -> Result<usize, LakeError> {
         let (table, group) = {
             let table = Arc::clone(&self.published.read().table);
-            let Some(group) = choose(self.files(&table)?, settings, now) else { return Ok(0) };
+            let Some(group) = choose(files(&table)?, settings, now) else { return Ok(0) };
             (table, group)
         };
         // Written beside flushes; only the commit needs the table for itself.
@@ -86,7 +86,7 @@ impl Lake {
         let adds = self.write_stream(&table, COMPACT_LEVEL, batches).await?;
         let mut writer = self.writer().await?;
         let newest = Arc::clone(&self.published.read().table);
-        let current = self.files(&newest)?;
+        let current = files(&newest)?;
         if !group.iter().all(|file| current.iter().any(|other| other.add.path == file.add.path)) {
             // A correction rewrote one of them meanwhile: what was written is left for the vacuum.
             return Ok(0);
@@ -100,7 +100,7 @@ impl Lake {
         let mut writer = self.writer().await?;
         let table = Arc::clone(&self.published.read().table);
         let limit = date_text(date_of(oldest.micros()));
-        let old: Vec<FileInfo> = self.files(&table)?.into_iter().filter(|file| file.date < limit).collect();
+        let old: Vec<FileInfo> = files(&table)?.into_iter().filter(|file| file.date < limit).collect();
         if old.is_empty() {
             return Ok(0);
         }
@@ -121,18 +121,6 @@ impl Lake {
         };
         self.change(&mut writer, vacuum).await?;
         Ok(deleted)
-    }
-
-    /// All files of a version.
-    pub(super) fn files(&self, table: &DeltaTable) -> Result<Vec<FileInfo>, LakeError> {
-        let snapshot = table.snapshot()?;
-        let files = snapshot.log_data().into_iter().map(|view| {
-            #[expect(deprecated, reason = "a table provider over some files takes nothing else")]
-            let add = view.add_action();
-            let date = partition_of(&add.partition_values).unwrap_or_default();
-            FileInfo { remove: view.remove_action(true), rows: view.num_records().unwrap_or(0) as u64, add, date }
-        });
-        Ok(files.collect())
     }
 
     /// The rows of some files of one day, sorted as files are.
@@ -170,6 +158,18 @@ impl Lake {
     }
 }
 
+/// All files of a version.
+pub(super) fn files(table: &DeltaTable) -> Result<Vec<FileInfo>, LakeError> {
+    let snapshot = table.snapshot()?;
+    let files = snapshot.log_data().into_iter().map(|view| {
+        #[expect(deprecated, reason = "a table provider over some files takes nothing else")]
+        let add = view.add_action();
+        let date = partition_of(&add.partition_values).unwrap_or_default();
+        FileInfo { remove: view.remove_action(true), rows: view.num_records().unwrap_or(0) as u64, add, date }
+    });
+    Ok(files.collect())
+}
+
 /// The files of one day to put together, if any are due.
 fn choose(files: Vec<FileInfo>, settings: &Maintenance, now: Timestamp) -> Option<Vec<FileInfo>> {
     let mut days: std::collections::BTreeMap<String, Vec<FileInfo>> = std::collections::BTreeMap::new();
@@ -177,7 +177,7 @@ fn choose(files: Vec<FileInfo>, settings: &Maintenance, now: Timestamp) -> Optio
         days.entry(file.date.clone()).or_default().push(file);
     }
     // A day is over an hour after its end: stragglers need not be compacted twice.
-    let today = date_text(date_of(now.minus(Duration::from_secs(3_600)).micros()));
+    let today = date_text(date_of(now.minus(Duration::from_hours(1)).micros()));
     for (date, mut day) in days {
         let is_over = date < today;
         let (small, enough) = if is_over { (settings.closed_rows, 2) } else { (settings.open_rows, settings.open_files) };

@@ -10,7 +10,7 @@ use deltalake::kernel::{Add, Remove};
 use futures::StreamExt;
 use hashbrown::{HashMap, HashSet};
 
-use super::maintain::texts;
+use super::maintain::{files, texts};
 use super::table::{BatchBuilder, Change, DATE, DEVICE, PROPERTY, TIME, TableRow, VALUE, date_of, write_files};
 use super::{Lake, LakeError, STORE};
 use crate::model::Original;
@@ -60,7 +60,7 @@ impl Lake {
             return Err(LakeError::Unknown { what: "log position", text: format!("{held} where the log ends with {last}") });
         }
         let stored = self.stored_values(&blocks).await?;
-        let resolved = resolve(&blocks, stored);
+        let resolved = resolve(&blocks, &stored);
         let rows = blocks.iter().map(|block| block.rows.len()).sum();
         let (adds, removes) = self.rewrite(&blocks, &resolved).await?;
         let plan = MergePlan { late: last, moves: resolved.moves.clone() };
@@ -160,7 +160,7 @@ impl Lake {
         }
         let mut adds = if resolved.new.is_empty() { Vec::new() } else { write_files(&table, REWRITE_LEVEL, [builder.finish()]).await? };
         let mut removes = Vec::new();
-        for file in self.files(&table)?.into_iter().filter(|file| resolved.files.iter().any(|name| file.is_named(name))) {
+        for file in files(&table)?.into_iter().filter(|file| resolved.files.iter().any(|name| file.is_named(name))) {
             let batches = self.read_files(&table, &[&file]).await?;
             let corrected = batches.map(|batch| batch.and_then(|batch| self.correct(&batch, &names, resolved)));
             adds.extend(self.write_stream(&table, REWRITE_LEVEL, corrected.boxed()).await?);
@@ -247,7 +247,7 @@ fn collect_stored(
 
 /// Goes through late rows in order of receipt: the first of an identity that the table lacks is stored, an equal value is a
 /// duplicate, another value a correction.
-fn resolve(blocks: &[Arc<Block>], stored: HashMap<(SeriesIndex, i64), (f64, String)>) -> Resolved {
+fn resolve(blocks: &[Arc<Block>], stored: &HashMap<(SeriesIndex, i64), (f64, String)>) -> Resolved {
     let mut current: HashMap<(SeriesIndex, i64), f64> = stored.iter().map(|(identity, (value, _file))| (*identity, *value)).collect();
     let mut resolved = Resolved {
         new: Vec::new(),
