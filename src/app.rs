@@ -248,6 +248,7 @@ impl Service {
             limits: decode::Limits { payload_bytes_max: config.ingest.payload_bytes_max, readings_max: config.ingest.readings_max },
             normaliser: Normaliser::new(catalogue, Arc::clone(&districts)),
             installations,
+            memory: decode::Memory::default(),
         };
         let writer = writer::Writer {
             database,
@@ -409,7 +410,7 @@ fn schedule(config: &Config) -> Schedule {
 
 fn route(source: &config::Source) -> convert::Route {
     convert::Route {
-        decoders: source.subscriptions.iter().map(|subscription| (subscription.topic.clone(), subscription.decoder)).collect(),
+        forms: source.subscriptions.iter().map(|subscription| (subscription.topic.clone(), subscription.form())).collect(),
         bounds: TimeBounds { past_max: source.past_max.0, future_max: source.future_max.0, skew_max: source.skew_max.0 },
     }
 }

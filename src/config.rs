@@ -19,7 +19,7 @@ use serde::Deserialize;
 pub use check::Problem;
 pub use secret::{Secret, TokenHash};
 
-use crate::decode::Decoder;
+use crate::decode::{Decoder, Form, TopicPattern};
 use crate::model::{DurationText, SourceName};
 
 /// The configuration cannot be used.
@@ -189,6 +189,17 @@ pub struct Subscription {
     /// The payload family.
     #[serde(default)]
     pub decoder: Decoder,
+    /// Where the topic names its sender, for payloads that may not: `sensors/{kind}/{device}/+`, with the levels
+    /// `{device}`, `{kind}`, `{domain}`, `+`, a last `#`, or literal ones. Left out: the last level is the device.
+    pub names: Option<String>,
+}
+
+impl Subscription {
+    /// How its messages are decoded.
+    pub fn form(&self) -> Form {
+        let topic = self.names.as_deref().map_or_else(TopicPattern::default, |names| names.parse().expect("the configuration was checked"));
+        Form { decoder: self.decoder, topic }
+    }
 }
 
 /// The durable commit.
@@ -404,7 +415,7 @@ mod default {
     }
 
     pub(super) fn subscriptions() -> Vec<Subscription> {
-        vec![Subscription { topic: "conca/v1/#".to_owned(), qos: 1, share: None, decoder: Decoder::V1 }]
+        vec![Subscription { topic: "conca/v1/#".to_owned(), qos: 1, share: None, decoder: Decoder::V1, names: None }]
     }
 
     impl Default for Node {

@@ -10,13 +10,13 @@
 mod gate;
 mod repeats;
 
-use hashbrown::HashMap;
 use hashbrown::hash_map::Entry as Slot;
+use hashbrown::{HashMap, HashSet};
 
 pub use gate::{Gate, GateLimits, Pause, disk_free};
 pub use repeats::Repeats;
 
-use crate::model::{Fault, Message, Normalised, Observation, PropertyIndex, Reason, Timestamp};
+use crate::model::{DeviceObservations, Fault, Message, Normalised, Observation, PropertyIndex, Reason, Timestamp};
 use crate::state::{
     Commit, DeviceIndex, Lane, Latest, LedgerKey, Live, Mark, NewDevice, NewSeries, Origin, Place, Quarantined, SeriesIndex,
 };
@@ -33,7 +33,7 @@ pub struct Entry {
 /// What became of one message of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settled {
-    /// At least one reading was accepted.
+    /// At least one reading was accepted, or the message is understood and has none.
     Accepted,
     /// Nothing was.
     Rejected,
@@ -123,33 +123,29 @@ impl<'a> Work<'a> {
     }
 
     fn normalised(&mut self, state: &crate::state::State, limits: Limits, message: &Message, normalised: &'a Normalised) -> Settled {
-        let Normalised { device, observations, faults, .. } = normalised;
-        if observations.is_empty() {
+        let Normalised { devices, faults } = normalised;
+        if devices.is_empty() && !faults.is_empty() {
             self.reject(message, faults.clone(), faults.len());
             return Settled::Rejected;
         }
-        let known = state.find_device(device.as_str()).or_else(|| self.new_devices.get(device.as_str()).copied());
-        let index = match known {
-            Some(index) => index,
-            None if self.devices >= limits.devices_max => {
-                let detail = format!("the city has {} devices, as many as are allowed", self.devices);
-                let fault = Fault { reason: Reason::TooManyDevices, at: String::new(), detail };
-                let faults = std::iter::once(fault).chain(faults.iter().cloned()).collect();
-                self.reject(message, faults, observations.len() + normalised.faults.len());
-                return Settled::Rejected;
-            }
-            None => self.new_device(message, normalised),
-        };
+        if let Some(fault) = self.too_many(state, limits, devices) {
+            let faults = std::iter::once(fault).chain(faults.iter().cloned()).collect();
+            self.reject(message, faults, normalised.observations() + normalised.faults.len());
+            return Settled::Rejected;
+        }
         let before = (self.step.commit.ordered.len(), self.step.commit.late.len());
-        for observation in observations {
-            self.observation(state, index, observation);
+        for device in devices {
+            let index = self.device(state, message, device);
+            for observation in &device.observations {
+                self.observation(state, index, observation);
+            }
         }
         let ordered = self.step.commit.ordered.len() - before.0;
         let late = self.step.commit.late.len() - before.1;
         let key = LedgerKey { source: message.source.clone(), hour: message.received.hour() };
         let counts = self.step.commit.ledger.line(&key.source, key.hour);
         counts.accepted += 1;
-        counts.readings += count(observations.len() + faults.len());
+        counts.readings += count(normalised.observations() + faults.len());
         counts.stored += count(ordered);
         counts.pending += count(late);
         counts.quarantined += count(faults.len());
@@ -162,17 +158,35 @@ impl<'a> Work<'a> {
         Settled::Accepted
     }
 
-    fn new_device(&mut self, message: &Message, normalised: &'a Normalised) -> DeviceIndex {
-        let index = DeviceIndex(u32::try_from(self.devices).expect("the number of devices is capped"));
-        self.devices += 1;
-        self.new_devices.insert(normalised.device.as_str(), index);
-        self.step.commit.new_devices.push(NewDevice {
-            id: normalised.device.clone(),
-            kind: normalised.kind.clone(),
-            domain: normalised.domain,
-            first_seen: message.received,
-        });
-        index
+    /// What is wrong with a message whose devices the city has no room for: it is refused as a whole.
+    fn too_many(&self, state: &crate::state::State, limits: Limits, devices: &[DeviceObservations]) -> Option<Fault> {
+        let room = limits.devices_max.saturating_sub(self.devices);
+        // The message's devices at most; one of them may be named twice.
+        if devices.len() <= room {
+            return None;
+        }
+        let names = devices.iter().map(|device| device.device.as_str());
+        let new: HashSet<&str> = names.filter(|name| state.find_device(name).is_none() && !self.new_devices.contains_key(name)).collect();
+        (new.len() > room).then(|| {
+            let detail = format!("the city has {} devices, {} are allowed", self.devices, limits.devices_max);
+            Fault { reason: Reason::TooManyDevices, at: String::new(), detail }
+        })
+    }
+
+    fn device(&mut self, state: &crate::state::State, message: &Message, heard: &'a DeviceObservations) -> DeviceIndex {
+        let known = state.find_device(heard.device.as_str()).or_else(|| self.new_devices.get(heard.device.as_str()).copied());
+        known.unwrap_or_else(|| {
+            let index = DeviceIndex(u32::try_from(self.devices).expect("the number of devices is capped"));
+            self.devices += 1;
+            self.new_devices.insert(heard.device.as_str(), index);
+            self.step.commit.new_devices.push(NewDevice {
+                id: heard.device.clone(),
+                kind: heard.kind.clone(),
+                domain: heard.domain,
+                first_seen: message.received,
+            });
+            index
+        })
     }
 
     fn observation(&mut self, state: &crate::state::State, device: DeviceIndex, observation: &Observation) {

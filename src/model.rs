@@ -16,7 +16,10 @@ pub use district::{District, DistrictIndex, Districts, DistrictsError};
 pub use duration::{DurationText, InvalidDuration};
 pub use id::{DeviceId, DeviceKind, InvalidName, SourceName};
 pub use installation::{Installations, InstallationsError};
-pub use observation::{Fault, Flags, Message, Normalised, Observation, Original, Reading, Readings, Reason, Service, Value};
+pub use observation::{
+    Decoded, DeviceObservations, Fault, Flags, Message, Normalised, Observation, Original, Reading, Readings, Reason, Reply, Service,
+    Value, Vocabulary,
+};
 pub use position::{InvalidPosition, Position};
 pub use property::{Catalogue, CatalogueError, Domain, Kind, Property, PropertyIndex, StateCode, Summary, Title};
 pub use time::{Clock, InvalidTime, ManualClock, SystemClock, Timestamp};

@@ -11,8 +11,8 @@ use std::time::Duration;
 use unit::{Conversions, UnitError};
 
 use crate::model::{
-    Catalogue, DistrictIndex, Districts, Fault, Flags, Kind, Normalised, Observation, Original, Position, Property, PropertyIndex, Reading,
-    Readings, Reason, Summary, Timestamp, Value,
+    Catalogue, DeviceId, DeviceObservations, DistrictIndex, Districts, Fault, Flags, Kind, Normalised, Observation, Original, Position,
+    Property, PropertyIndex, Reading, Readings, Reason, Summary, Timestamp, Value,
 };
 
 /// Which times a source may send, against the time of receipt.
@@ -51,10 +51,35 @@ impl Normaliser {
         Self { catalogue, districts, conversions: Conversions::default() }
     }
 
-    /// Normalises what was decoded of a message received at `received`; `installed` is where the registry places the
-    /// device, for messages that say nothing of it.
-    pub fn normalise(&self, readings: Readings<'_>, received: Timestamp, bounds: &TimeBounds, installed: Option<Position>) -> Normalised {
-        let Readings { device, kind, domain, readings, mut faults } = readings;
+    /// Normalises what was decoded of a message received at `received`, named in the words of the catalogue;
+    /// `installed` tells where the registry places a device, for messages that say nothing of it.
+    pub fn normalise<'a>(
+        &self,
+        devices: impl IntoIterator<Item = Readings<'a>>,
+        received: Timestamp,
+        bounds: &TimeBounds,
+        installed: impl Fn(&DeviceId) -> Option<Position>,
+    ) -> Normalised {
+        let mut normalised = Normalised::default();
+        for Readings { device, kind, domain, readings, .. } in devices {
+            let installed = installed(&device);
+            let observations = self.observations(readings, received, bounds, installed, &mut normalised.faults);
+            if let Some(first) = observations.first() {
+                let domain = domain.unwrap_or_else(|| self.catalogue.get(first.property).domain);
+                normalised.devices.push(DeviceObservations { device, kind, domain, observations });
+            }
+        }
+        normalised
+    }
+
+    fn observations(
+        &self,
+        readings: Vec<Reading<'_>>,
+        received: Timestamp,
+        bounds: &TimeBounds,
+        installed: Option<Position>,
+        faults: &mut Vec<Fault>,
+    ) -> Vec<Observation> {
         let mut observations = Vec::with_capacity(readings.len());
         let mut located: Option<Located> = None;
         for reading in readings {
@@ -67,7 +92,7 @@ impl Normaliser {
                 Err(fault) => faults.push(fault),
             }
         }
-        Normalised { device, kind, domain, observations, faults }
+        observations
     }
 
     fn locate(&self, position: Position) -> Located {
@@ -84,10 +109,10 @@ impl Normaliser {
         bounds: &TimeBounds,
         place: Option<Located>,
     ) -> Result<Observation, Fault> {
-        let fault = |reason, detail| Fault { reason, at: format!("/readings/{}", excerpt(&reading.property)), detail };
+        let fault = |reason, detail| Fault { reason, at: format!("/readings/{}", excerpt(&reading.name)), detail };
         let index = self
             .catalogue
-            .find(&reading.property)
+            .find(&reading.name)
             .ok_or_else(|| fault(Reason::UnknownProperty, "no property of that id is in the catalogue".to_owned()))?;
         let property = self.catalogue.get(index);
         let mut flags = check_time(reading.time, received, bounds).map_err(|detail| fault(Reason::AbsurdTime, detail))?;

@@ -13,7 +13,7 @@ use tower::ServiceExt as _;
 use super::{Context, router};
 use crate::alert::{Desk, Evidence, Facts, Observed};
 use crate::config::Config;
-use crate::decode::{Decoder, Limits};
+use crate::decode::{self, Form, Limits, Memory};
 use crate::ingest::{self, Inlet, Listening};
 use crate::intake::{self, Entry, Gate, GateLimits, Repeats};
 use crate::metrics::Metrics;
@@ -156,15 +156,19 @@ impl Town {
                 service: Service::AtMostOnce,
                 retained: false,
             };
-            let readings = Decoder::V1.decode(topic, payload.as_bytes(), &limits);
-            Entry { message, outcome: readings.map(|readings| self.normaliser.normalise(readings, received, &bounds, None)) }
+            let outcome = decode::decode(&Form::default(), &message, &limits, &mut Memory::default()).map(|decoded| {
+                let mut normalised = self.normaliser.normalise(decoded.devices, received, &bounds, |_device| None);
+                normalised.faults.splice(0..0, decoded.faults);
+                normalised
+            });
+            Entry { message, outcome }
         };
         let entries: Vec<Entry> = messages.iter().map(entry).collect();
         let mut turn = database.turn();
         let mut step = intake::step(database.live(), &self.repeats, intake::Limits { devices_max: 1_000 }, &entries);
         let mut advances = step.advances.iter();
         let effects = desk.observe(&mut step.commit, |step| {
-            for normalised in entries.iter().filter_map(|entry| entry.outcome.as_ref().ok()) {
+            for normalised in entries.iter().filter_map(|entry| entry.outcome.as_ref().ok()).flat_map(|normalised| &normalised.devices) {
                 let (device, kind, domain) = (&normalised.device, &normalised.kind, normalised.domain);
                 for (observation, advances) in normalised.observations.iter().zip(advances.by_ref()) {
                     let district = observation.district.map(|district| districts.get(district).id.as_str());

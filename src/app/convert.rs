@@ -8,10 +8,10 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use tokio::sync::mpsc;
 
-use crate::decode::{Decoder, Limits};
+use crate::decode::{self, Form, Limits, Memory};
 use crate::ingest::{self, Delivery, Receipt};
 use crate::intake::Entry;
-use crate::model::{Fault, Installations, Message, Normalised, Reason, SourceName};
+use crate::model::{Decoded, Fault, Installations, Message, Normalised, Reason, SourceName};
 use crate::normalise::{Normaliser, TimeBounds};
 
 /// Entries with the right to acknowledge each.
@@ -25,22 +25,29 @@ pub(super) struct Batch {
 #[derive(Debug)]
 pub(super) struct Route {
     /// Topic filters in the order of the configuration; the first that holds a topic counts.
-    pub(super) decoders: Vec<(String, Decoder)>,
+    pub(super) forms: Vec<(String, Form)>,
     pub(super) bounds: TimeBounds,
 }
 
-/// Decodes and normalises. Pure, but for the panics that it turns into faults.
+/// Decodes and normalises. Pure, but for its memory and the panics that it turns into faults.
 #[derive(Debug)]
 pub(super) struct Converter {
     pub(super) routes: HashMap<SourceName, Route>,
     pub(super) limits: Limits,
     pub(super) normaliser: Normaliser,
     pub(super) installations: Arc<Installations>,
+    pub(super) memory: Memory,
 }
 
 impl Converter {
     /// Works until every sender of `queue` is gone. Waits `linger` for a batch to fill, since larger ones cost less.
-    pub(super) fn run(&self, mut queue: mpsc::Receiver<Delivery>, batches: &mpsc::Sender<Batch>, batch_len_max: usize, linger: Duration) {
+    pub(super) fn run(
+        mut self,
+        mut queue: mpsc::Receiver<Delivery>,
+        batches: &mpsc::Sender<Batch>,
+        batch_len_max: usize,
+        linger: Duration,
+    ) {
         let mut deliveries = Vec::with_capacity(batch_len_max);
         while queue.blocking_recv_many(&mut deliveries, batch_len_max) > 0 {
             if deliveries.len() < batch_len_max && !linger.is_zero() {
@@ -62,25 +69,26 @@ impl Converter {
         }
     }
 
-    fn entry(&self, message: Message) -> Entry {
+    fn entry(&mut self, message: Message) -> Entry {
         // Whatever a message makes of the program, it does it alone.
         let outcome = catch_unwind(AssertUnwindSafe(|| self.convert(&message))).unwrap_or_else(|_panic| Err(panicked()));
         Entry { message, outcome }
     }
 
-    fn convert(&self, message: &Message) -> Result<Normalised, Fault> {
+    fn convert(&mut self, message: &Message) -> Result<Normalised, Fault> {
         let route = self.routes.get(&message.source);
         let found = route.and_then(|route| {
-            let decoder = route.decoders.iter().find(|(filter, _decoder)| ingest::matches(filter, &message.topic));
-            decoder.map(|(_filter, decoder)| (*decoder, &route.bounds))
+            let form = route.forms.iter().find(|(filter, _form)| ingest::matches(filter, &message.topic));
+            form.map(|(_filter, form)| (form, &route.bounds))
         });
-        let Some((decoder, bounds)) = found else {
+        let Some((form, bounds)) = found else {
             let detail = "no subscription's topic filter holds it".to_owned();
             return Err(Fault { reason: Reason::Topic, at: String::new(), detail });
         };
-        let readings = decoder.decode(&message.topic, &message.payload, &self.limits)?;
-        let installed = self.installations.find(&readings.device);
-        Ok(self.normaliser.normalise(readings, message.received, bounds, installed))
+        let Decoded { devices, mut faults, .. } = decode::decode(form, message, &self.limits, &mut self.memory)?;
+        let mut normalised = self.normaliser.normalise(devices, message.received, bounds, |device| self.installations.find(device));
+        faults.append(&mut normalised.faults);
+        Ok(Normalised { faults, ..normalised })
     }
 }
 

@@ -16,7 +16,7 @@ use crate::alert::{Desk, Evidence, Facts, Observed, Step};
 use crate::ingest::{Depth, Listening, SourceStatus};
 use crate::intake::{self, Entry, Gate, Limits, Repeats, Settled};
 use crate::metrics::{LaneLabel, Metrics, Outcome, OutcomeLabels};
-use crate::model::{Clock, Districts, Normalised, Timestamp};
+use crate::model::{Clock, DeviceObservations, Districts, Normalised, Timestamp};
 use crate::state::{Database, StateError};
 
 /// Batches of the converter that one commit takes at most.
@@ -178,10 +178,15 @@ impl Writer {
     }
 }
 
+/// Time and value of a device's newest observation in a message.
+fn newest_of(device: &DeviceObservations) -> Option<(Timestamp, f64)> {
+    let observations = device.observations.iter().map(|observation| (observation.time, observation.value));
+    observations.max_by_key(|(time, _value)| *time)
+}
+
 /// Time and value of a message's newest observation.
 fn newest(normalised: &Normalised) -> Option<(Timestamp, f64)> {
-    let observations = normalised.observations.iter().map(|observation| (observation.time, observation.value));
-    observations.max_by_key(|(time, _value)| *time)
+    normalised.devices.iter().filter_map(newest_of).max_by_key(|(time, _value)| *time)
 }
 
 /// Shows a batch to the alert rules.
@@ -189,19 +194,21 @@ fn observe(step: &mut Step<'_>, districts: &Districts, entries: &[Entry], settle
     let mut advances = advances.iter();
     for (entry, _accepted) in entries.iter().zip(settled).filter(|(_entry, settled)| **settled == Settled::Accepted) {
         let Ok(normalised) = &entry.outcome else { continue };
-        let Normalised { device, kind, domain, observations, .. } = normalised;
-        let mut facts = Facts { device, kind, domain: *domain, district: None };
-        for (observation, advances) in observations.iter().zip(advances.by_ref()) {
-            facts.district = observation.district.map(|district| districts.get(district).id.as_str());
-            if *advances {
-                let (property, time, value, flags) = (observation.property, observation.time, observation.value, observation.flags);
-                step.observe(facts, Observed { property, time, value, flags });
+        for heard in &normalised.devices {
+            let DeviceObservations { device, kind, domain, observations } = heard;
+            let mut facts = Facts { device, kind, domain: *domain, district: None };
+            for (observation, advances) in observations.iter().zip(advances.by_ref()) {
+                facts.district = observation.district.map(|district| districts.get(district).id.as_str());
+                if *advances {
+                    let (property, time, value, flags) = (observation.property, observation.time, observation.value, observation.flags);
+                    step.observe(facts, Observed { property, time, value, flags });
+                }
             }
-        }
-        if let Some((time, value)) = newest(normalised)
-            && !entry.message.retained
-        {
-            step.hear(facts, Evidence { time, value }, entry.message.received);
+            if let Some((time, value)) = newest_of(heard)
+                && !entry.message.retained
+            {
+                step.hear(facts, Evidence { time, value }, entry.message.received);
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::{Config, Source};
+use crate::decode::TopicPattern;
 use crate::model::SourceName;
 
 /// One thing that is wrong.
@@ -142,6 +143,9 @@ fn source_problems(source: &Source) -> Vec<(&'static str, String)> {
     for subscription in &source.subscriptions {
         if !is_topic_filter(&subscription.topic) || subscription.topic.starts_with("$share/") {
             problems.push(("subscriptions", format!("{:?} is no topic filter", subscription.topic)));
+        }
+        if let Some(Err(error)) = subscription.names.as_ref().map(|names| names.parse::<TopicPattern>()) {
+            problems.push(("subscriptions", format!("names: {error}")));
         }
         if let Some(group) = subscription.share.as_ref().filter(|group| group.is_empty() || group.contains(['/', '+', '#'])) {
             problems.push(("subscriptions", format!("{group:?} is no name of a group")));

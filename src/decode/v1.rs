@@ -17,24 +17,15 @@ use std::marker::PhantomData;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::{Limits, excerpt};
-use crate::model::{DeviceId, DeviceKind, Domain, Fault, Position, Reading, Readings, Reason, Timestamp, Value};
+use super::{Limits, excerpt, not_json, whole};
+use crate::model::{
+    Decoded, DeviceId, DeviceKind, Domain, Fault, Message, Position, Reading, Readings, Reason, Timestamp, Value, Vocabulary,
+};
 
 /// Decodes one message.
-pub(super) fn decode<'a>(topic: &str, payload: &'a [u8], limits: &Limits) -> Result<Readings<'a>, Fault> {
-    let (domain, kind, device) = parse_topic(topic)?;
-    if payload.len() > limits.payload_bytes_max {
-        let detail = format!("{} bytes, at most {} are allowed", payload.len(), limits.payload_bytes_max);
-        return Err(whole(Reason::TooLarge, detail));
-    }
-    let text = std::str::from_utf8(payload).map_err(|error| Fault {
-        reason: Reason::NotUtf8,
-        at: format!("byte {}", error.valid_up_to()),
-        detail: "the payload is not UTF-8".to_owned(),
-    })?;
-    if text.trim_ascii().is_empty() {
-        return Err(whole(Reason::Empty, "the payload is empty".to_owned()));
-    }
+pub(super) fn decode<'a>(message: &'a Message, limits: &Limits) -> Result<Decoded<'a>, Fault> {
+    let (domain, kind, device) = parse_topic(&message.topic)?;
+    let text = super::text(message)?;
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let top = Top { readings_max: limits.readings_max };
     let objects =
@@ -48,14 +39,15 @@ pub(super) fn decode<'a>(topic: &str, payload: &'a [u8], limits: &Limits) -> Res
     if count > limits.readings_max {
         return Err(whole(Reason::TooManyReadings, format!("more than {} readings", limits.readings_max)));
     }
-    let mut decoded = Readings { device, kind, domain, readings: Vec::with_capacity(count), faults: Vec::new() };
+    let (mut readings, mut faults) = (Vec::with_capacity(count), Vec::new());
     for (index, object) in objects.into_iter().enumerate() {
-        object.settle(if is_array { Some(index) } else { None }, &mut decoded);
+        object.settle(if is_array { Some(index) } else { None }, &mut readings, &mut faults);
     }
-    if decoded.readings.is_empty() && decoded.faults.is_empty() {
+    if readings.is_empty() && faults.is_empty() {
         return Err(whole(Reason::Empty, "the message has no readings".to_owned()));
     }
-    Ok(decoded)
+    let device = Readings { device, kind, domain: Some(domain), vocabulary: Vocabulary::Catalogue, readings };
+    Ok(Decoded { devices: vec![device], faults, replies: Vec::new() })
 }
 
 fn parse_topic(topic: &str) -> Result<(Domain, DeviceKind, DeviceId), Fault> {
@@ -71,18 +63,6 @@ fn parse_topic(topic: &str) -> Result<(Domain, DeviceKind, DeviceId), Fault> {
     let kind = DeviceKind::try_from(kind).map_err(|error| name(kind, "kind", error))?;
     let device = DeviceId::try_from(device).map_err(|error| name(device, "device", error))?;
     Ok((domain, kind, device))
-}
-
-fn whole(reason: Reason, detail: String) -> Fault {
-    Fault { reason, at: String::new(), detail }
-}
-
-fn not_json(error: &serde_json::Error) -> Fault {
-    let text = error.to_string();
-    let detail = text.rsplit_once(" at line ").map_or(text.as_str(), |(detail, _place)| detail).to_owned();
-    // The one error of valid JSON: a number that no double can hold.
-    let reason = if detail == "number out of range" { Reason::InvalidValue } else { Reason::NotJson };
-    Fault { reason, at: format!("line {} column {}", error.line(), error.column()), detail }
 }
 
 /// What stands at the top of the payload.
@@ -118,15 +98,15 @@ impl<'a> Object<'a> {
     }
 
     /// Hands over readings and faults: every reading that is lost has exactly one fault.
-    fn settle(self, index: Option<usize>, decoded: &mut Readings<'a>) {
+    fn settle(self, index: Option<usize>, readings: &mut Vec<Reading<'a>>, faults: &mut Vec<Fault>) {
         let at = |path: &str| index.map_or_else(|| path.to_owned(), |index| format!("/{index}{path}"));
         let fault = |reason, path: &str, detail: String| Fault { reason, at: at(path), detail };
         if let Some(found) = self.other {
-            decoded.faults.push(fault(Reason::Shape, "", format!("{found} where an object is expected")));
+            faults.push(fault(Reason::Shape, "", format!("{found} where an object is expected")));
             return;
         }
         if let Some(found) = self.readings_other {
-            decoded.faults.push(fault(Reason::Shape, "/readings", format!("{found} where an object is expected")));
+            faults.push(fault(Reason::Shape, "/readings", format!("{found} where an object is expected")));
             return;
         }
         let lost = match (&self.time, &self.position) {
@@ -137,16 +117,16 @@ impl<'a> Object<'a> {
         };
         if let Some(fault) = lost {
             let count = self.readings.len().max(1);
-            decoded.faults.extend(std::iter::repeat_n(fault, count));
+            faults.extend(std::iter::repeat_n(fault, count));
             return;
         }
         let (Some(Ok(time)), position) = (self.time, self.position.and_then(Result::ok)) else { return };
         for (property, measured) in self.readings {
             match measured {
-                Ok(Measured { value, unit }) => decoded.readings.push(Reading { property, value, unit, time, position }),
+                Ok(Measured { value, unit }) => readings.push(Reading { name: property, value, unit, time, position }),
                 Err((reason, below, detail)) => {
                     let path = format!("/readings/{}{below}", excerpt(&property).replace('~', "~0").replace('/', "~1"));
-                    decoded.faults.push(fault(reason, &path, detail));
+                    faults.push(fault(reason, &path, detail));
                 }
             }
         }

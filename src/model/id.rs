@@ -1,6 +1,6 @@
 //! Names that arrive from outside and end up in topics, tables and addresses.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,15 @@ fn is_name(text: &str) -> bool {
     !text.is_empty() && text.len() <= LEN_MAX && text.bytes().all(allowed)
 }
 
+fn foreign_name(text: &str) -> String {
+    /// A dot and 16 hexadecimal digits.
+    const DIGEST_LEN: usize = 17;
+    let allowed = |letter: char| if is_name(letter.encode_utf8(&mut [0; 4])) { letter } else { '_' };
+    let mut name: String = text.chars().take(LEN_MAX - DIGEST_LEN).map(allowed).collect();
+    write!(name, ".{:016x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes())).expect("a string takes any text");
+    name
+}
+
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -29,6 +38,12 @@ macro_rules! name {
             /// The name as text.
             pub fn as_str(&self) -> &str {
                 &self.0
+            }
+
+            /// A name for what others name by any text: the text itself where it is allowed; else with `_` for each
+            /// character that is not, and a digest of the whole, so that two texts do not become one name.
+            pub fn from_foreign(text: &str) -> Self {
+                Self::try_from(text).unwrap_or_else(|_invalid| Self(foreign_name(text).into()))
             }
         }
 
@@ -92,6 +107,16 @@ mod tests {
         }
         for bad in ["", "a b", "a/b", "a+b", "#", "però", "a\0", &"x".repeat(129)] {
             assert_eq!(DeviceId::try_from(bad), Err(InvalidName), "{bad}");
+        }
+    }
+
+    #[test]
+    fn foreign_names_become_allowed_ones_that_differ() {
+        assert_eq!(DeviceId::from_foreign("eui-70b3d5").as_str(), "eui-70b3d5");
+        let names = ["", "piazza però", "piazza pero", "piazza/pero", &"é".repeat(500), &"é".repeat(501)].map(DeviceId::from_foreign);
+        for (index, name) in names.iter().enumerate() {
+            assert_eq!(DeviceId::try_from(name.as_str()).as_ref(), Ok(name));
+            assert!(names.iter().skip(index + 1).all(|other| other != name), "{name}");
         }
     }
 }

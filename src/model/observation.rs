@@ -34,14 +34,15 @@ pub struct Message {
     pub retained: bool,
 }
 
-/// A decoded value in the sender's units, unchecked. Borrows from the payload where it can.
+/// A decoded value in the sender's words and units, unchecked. Borrows from the payload where it can.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reading<'a> {
-    /// The property's id in Conca's catalogue, as the sender wrote it.
-    pub property: Cow<'a, str>,
+    /// What the sender calls it, in the [`Vocabulary`] of its device: a property's id in Conca's catalogue, or the path of a
+    /// field, levels joined by `.`.
+    pub name: Cow<'a, str>,
     /// What was read.
     pub value: Value<'a>,
-    /// The sender's unit, a UCUM code; `None` means the canonical one.
+    /// The sender's unit as written; `None` where it names none.
     pub unit: Option<Cow<'a, str>>,
     /// Phenomenon time.
     pub time: Timestamp,
@@ -58,37 +59,83 @@ pub enum Value<'a> {
     Word(Cow<'a, str>),
 }
 
-/// What a decoder made of one message.
+/// In whose words the readings of a device are named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Vocabulary<'a> {
+    /// Ids of the catalogue; units are UCUM codes.
+    Catalogue,
+    /// The sender's own: a mapping says which field is which property.
+    Sender {
+        /// The device's model, profile or entity type, where the message tells it.
+        model: Option<Cow<'a, str>>,
+    },
+}
+
+/// What a decoder made of one message: by device, and what it could not read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Decoded<'a> {
+    /// In the order of the message. Without any reading, a message that is understood and says nothing: a join, a receipt.
+    pub devices: Vec<Readings<'a>>,
+    /// One for each reading that could not be decoded.
+    pub faults: Vec<Fault>,
+    /// What the sender is to be told.
+    pub replies: Vec<Reply>,
+}
+
+/// A message to a sender, published at QoS 0: it may get lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// Where to.
+    pub topic: String,
+    /// What.
+    pub payload: Bytes,
+}
+
+/// The readings of one device in one message.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Readings<'a> {
     /// Who speaks.
     pub device: DeviceId,
     /// What sort of device.
     pub kind: DeviceKind,
-    /// Its part of city life.
-    pub domain: Domain,
-    /// The readings that could be decoded.
+    /// Its part of city life, where the message tells it.
+    pub domain: Option<Domain>,
+    /// How the readings are named.
+    pub vocabulary: Vocabulary<'a>,
+    /// In the order of the message.
     pub readings: Vec<Reading<'a>>,
-    /// One for each reading that could not.
-    pub faults: Vec<Fault>,
 }
 
 /// What is left of a message after normalisation.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Normalised {
+    /// Those devices that observed something, in the order of the message. A device may stand in it more than once.
+    pub devices: Vec<DeviceObservations>,
+    /// One for each reading that is refused.
+    pub faults: Vec<Fault>,
+}
+
+/// What one device observed, by one message.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeviceObservations {
     /// Who speaks.
     pub device: DeviceId,
     /// What sort of device.
     pub kind: DeviceKind,
     /// Its part of city life.
     pub domain: Domain,
-    /// In the order of the message.
+    /// At least one, in the order of the message.
     pub observations: Vec<Observation>,
-    /// One for each reading that is refused.
-    pub faults: Vec<Fault>,
 }
 
-/// A reading in canonical unit and UTC, with place and quality. With the device of the [`Normalised`] around it,
+impl Normalised {
+    /// Number of observations.
+    pub fn observations(&self) -> usize {
+        self.devices.iter().map(|device| device.observations.len()).sum()
+    }
+}
+
+/// A reading in canonical unit and UTC, with place and quality. With the device of the [`DeviceObservations`] around it,
 /// `property` and `time` are its identity.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Observation {
@@ -163,6 +210,8 @@ pub enum Reason {
     NotUtf8,
     /// Not JSON.
     NotJson,
+    /// Not of the family's encoding: CBOR, protobuf, XML, line protocol, CSV.
+    Malformed,
     /// JSON, but not of the payload's shape.
     Shape,
     /// No time.
@@ -181,6 +230,12 @@ pub enum Reason {
     UnknownUnit,
     /// A unit of another dimension.
     WrongDimension,
+    /// Of a form that is understood and not taken: a data set, a template.
+    Unsupported,
+    /// Data whose birth certificate was not heard.
+    BeforeBirth,
+    /// No mapping knows any of its fields.
+    Unmapped,
     /// The city already has as many devices as are allowed.
     TooManyDevices,
     /// Made the program panic: a fault of ours, reported as an error.
@@ -189,7 +244,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 22] = [
         Self::Topic,
         Self::Name,
         Self::TooLarge,
@@ -197,6 +252,7 @@ impl Reason {
         Self::Empty,
         Self::NotUtf8,
         Self::NotJson,
+        Self::Malformed,
         Self::Shape,
         Self::MissingTime,
         Self::InvalidTime,
@@ -206,6 +262,9 @@ impl Reason {
         Self::InvalidValue,
         Self::UnknownUnit,
         Self::WrongDimension,
+        Self::Unsupported,
+        Self::BeforeBirth,
+        Self::Unmapped,
         Self::TooManyDevices,
         Self::Panic,
     ];
@@ -220,6 +279,7 @@ impl Reason {
             Self::Empty => "empty",
             Self::NotUtf8 => "not-utf8",
             Self::NotJson => "not-json",
+            Self::Malformed => "malformed",
             Self::Shape => "shape",
             Self::MissingTime => "missing-time",
             Self::InvalidTime => "invalid-time",
@@ -229,6 +289,9 @@ impl Reason {
             Self::InvalidValue => "invalid-value",
             Self::UnknownUnit => "unknown-unit",
             Self::WrongDimension => "wrong-dimension",
+            Self::Unsupported => "unsupported",
+            Self::BeforeBirth => "before-birth",
+            Self::Unmapped => "unmapped",
             Self::TooManyDevices => "too-many-devices",
             Self::Panic => "panic",
         }

@@ -3,7 +3,7 @@ use std::borrow::Cow;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{DeviceId, DeviceKind, Domain};
+use crate::model::{DeviceId, DeviceKind, Domain, Vocabulary};
 
 const BOUNDS: TimeBounds =
     TimeBounds { past_max: Duration::from_hours(24 * 365), future_max: Duration::from_hours(24), skew_max: Duration::from_mins(5) };
@@ -17,23 +17,24 @@ fn normaliser() -> Normaliser {
 }
 
 fn reading(property: &str, value: Value<'static>) -> Reading<'static> {
-    Reading { property: Cow::Owned(property.to_owned()), value, unit: None, time: received(), position: None }
+    Reading { name: Cow::Owned(property.to_owned()), value, unit: None, time: received(), position: None }
 }
 
-fn normalise(reading: Reading<'static>, installed: Option<Position>) -> Normalised {
+fn normalise(reading: Reading<'static>, installed: Option<Position>) -> (Vec<Observation>, Vec<Fault>) {
     let readings = Readings {
         device: DeviceId::try_from("a").unwrap(),
         kind: DeviceKind::try_from("k").unwrap(),
-        domain: Domain::Environment,
+        domain: Some(Domain::Environment),
+        vocabulary: Vocabulary::Catalogue,
         readings: vec![reading],
-        faults: Vec::new(),
     };
-    normaliser().normalise(readings, received(), &BOUNDS, installed)
+    let Normalised { devices, faults } = normaliser().normalise([readings], received(), &BOUNDS, |_device| installed);
+    (devices.into_iter().flat_map(|device| device.observations).collect(), faults)
 }
 
 #[track_caller]
 fn check(reading: Reading<'static>, expected: &str) {
-    let Normalised { observations, faults, .. } = normalise(reading, None);
+    let (observations, faults) = normalise(reading, None);
     let shown = observations.iter().map(|observation| {
         let original =
             observation.original.as_ref().map_or(String::new(), |original| format!(" from {} {}", original.value, original.unit));
@@ -87,8 +88,7 @@ fn doubtful_values_are_kept_and_flagged() {
 fn places_come_from_the_message_or_the_registry() {
     let districts = Districts::built_in();
     let centre = Position::new(13.3615, 38.1157).ok();
-    let placed =
-        |position, installed| normalise(Reading { position, ..reading("pm10", Value::Number(1.0)) }, installed).observations.remove(0);
+    let placed = |position, installed| normalise(Reading { position, ..reading("pm10", Value::Number(1.0)) }, installed).0.remove(0);
     assert_eq!(placed(centre, None).district, districts.by_id("pa-c1"));
     assert_eq!(placed(None, centre).district, districts.by_id("pa-c1"));
     let rome = Position::new(12.49, 41.89).ok();
@@ -102,8 +102,8 @@ proptest! {
     fn any_reading_is_survived(property in "(pm10|door|temperature|[a-z]{0,9})", number in any::<f64>(), word in proptest::option::of(".{0,9}"), unit in proptest::option::of(".{0,50}"), time in any::<i64>(), longitude in -181.0..181.0_f64, latitude in -91.0..91.0_f64) {
         let value = word.map_or(Value::Number(number), |word| Value::Word(word.into()));
         let position = Position::new(longitude, latitude).ok();
-        let normalised = normalise(Reading { unit: unit.map(Into::into), time: Timestamp::from_micros_clamped(time), position, ..reading(&property, value) }, None);
-        prop_assert_eq!(normalised.observations.len() + normalised.faults.len(), 1);
-        prop_assert!(normalised.observations.iter().all(|observation| observation.value.is_finite()));
+        let (observations, faults) = normalise(Reading { unit: unit.map(Into::into), time: Timestamp::from_micros_clamped(time), position, ..reading(&property, value) }, None);
+        prop_assert_eq!(observations.len() + faults.len(), 1);
+        prop_assert!(observations.iter().all(|observation| observation.value.is_finite()));
     }
 }

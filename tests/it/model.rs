@@ -8,7 +8,8 @@ use std::collections::btree_map::Entry as Slot;
 
 use conca::intake::Entry;
 use conca::model::{
-    Catalogue, DeviceId, DeviceKind, Domain, Flags, Message, Normalised, Observation, Original, Service, SourceName, Timestamp,
+    Catalogue, DeviceId, DeviceKind, DeviceObservations, Domain, Flags, Message, Normalised, Observation, Original, Service, SourceName,
+    Timestamp,
 };
 use proptest::prelude::*;
 
@@ -77,14 +78,13 @@ fn entry(catalogue: &Catalogue, (device, property, minute, value): (u8, u8, u8, 
         district: None,
         original: (value == 2).then(|| Box::new(Original { value: 2_000.0, unit: "mg".to_owned() })),
     };
-    let normalised = Normalised {
+    let heard = DeviceObservations {
         device: DeviceId::try_from(format!("d{device}").as_str()).unwrap(),
         kind: DeviceKind::try_from("air-station").unwrap(),
         domain: Domain::Environment,
         observations: vec![observation],
-        faults: Vec::new(),
     };
-    Entry { message, outcome: Ok(normalised) }
+    Entry { message, outcome: Ok(Normalised { devices: vec![heard], faults: Vec::new() }) }
 }
 
 fn check(acts: &[Act]) {

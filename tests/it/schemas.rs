@@ -6,8 +6,8 @@ use std::process::Command;
 
 use conca::alert::Rules;
 use conca::config::Config;
-use conca::decode::{Decoder, Limits};
-use conca::model::{Catalogue, Districts};
+use conca::decode::{self, Form, Limits, Memory};
+use conca::model::{Catalogue, Districts, Message, Service, SourceName, Timestamp};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -108,8 +108,15 @@ fn keys_of(schema: &Value, at: &Value, section: &str, found: &mut BTreeMap<Strin
 /// Whether the decoder takes all of a message.
 fn is_taken(message: &Value) -> bool {
     let limits = Limits { payload_bytes_max: 1_000_000, readings_max: 1_000 };
-    let payload = message.to_string();
-    Decoder::V1.decode(TOPIC, payload.as_bytes(), &limits).is_ok_and(|readings| readings.faults.is_empty())
+    let message = Message {
+        source: SourceName::try_from("any").unwrap(),
+        topic: TOPIC.into(),
+        payload: message.to_string().into(),
+        received: Timestamp::MIN,
+        service: Service::AtMostOnce,
+        retained: false,
+    };
+    decode::decode(&Form::default(), &message, &limits, &mut Memory::default()).is_ok_and(|decoded| decoded.faults.is_empty())
 }
 
 #[test]

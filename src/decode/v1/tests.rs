@@ -1,23 +1,37 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::decode::{Form, Memory};
+use crate::model::{Service, SourceName};
 
 const TOPIC: &str = "conca/v1/environment/air-station/air-1";
 const LIMITS: Limits = Limits { payload_bytes_max: 4_096, readings_max: 10 };
 
+fn message(topic: &str, payload: &[u8]) -> Message {
+    Message {
+        source: SourceName::try_from("any").unwrap(),
+        topic: topic.into(),
+        payload: payload.to_vec().into(),
+        received: Timestamp::MIN,
+        service: Service::AtMostOnce,
+        retained: false,
+    }
+}
+
 /// What a payload decodes to, as text: readings one a line, then faults.
 fn shown(topic: &str, payload: &[u8]) -> String {
-    match decode(topic, payload, &LIMITS) {
+    let message = message(topic, payload);
+    match crate::decode::decode(&Form::default(), &message, &LIMITS, &mut Memory::default()) {
         Err(fault) => format!("rejected: {fault}"),
         Ok(decoded) => {
-            let readings = decoded.readings.iter().map(|reading| {
+            let readings = decoded.devices[0].readings.iter().map(|reading| {
                 let unit = reading.unit.as_deref().map_or(String::new(), |unit| format!(" {unit}"));
                 let place = reading.position.map_or(String::new(), |place| format!(" @{},{}", place.longitude(), place.latitude()));
                 let value = match &reading.value {
                     Value::Number(number) => number.to_string(),
                     Value::Word(word) => format!("{word:?}"),
                 };
-                format!("{}={value}{unit} {}{place}", reading.property, reading.time)
+                format!("{}={value}{unit} {}{place}", reading.name, reading.time)
             });
             readings.chain(decoded.faults.iter().map(|fault| format!("fault: {fault}"))).collect::<Vec<_>>().join("\n")
         }
@@ -122,23 +136,24 @@ fn topics_of_another_form_are_rejected() {
 proptest! {
     #[test]
     fn any_bytes_on_any_topic_are_survived(topic in ".{0,60}", payload in proptest::collection::vec(any::<u8>(), 0..600)) {
-        let _outcome = decode(&topic, &payload, &LIMITS);
+        let _outcome = decode(&message(&topic, &payload), &LIMITS);
     }
 
     #[test]
     fn almost_json_is_survived(payload in r#"[\[\]{}":,0-9a-z\\ .eE+-]{0,200}"#) {
-        let _outcome = decode(TOPIC, payload.as_bytes(), &LIMITS);
+        let _outcome = decode(&message(TOPIC, payload.as_bytes()), &LIMITS);
     }
 
     #[test]
     fn decoding_what_was_encoded_gives_it_back(millis in -2_208_988_800_000_i64..7_258_118_400_000, values in proptest::collection::btree_map("[a-z0-9_\"\\\\é]{1,12}", -1e15..1e15_f64, 1..10)) {
         let payload = serde_json::json!({ "time": millis, "readings": values }).to_string();
-        let decoded = decode(TOPIC, payload.as_bytes(), &LIMITS).unwrap();
+        let message = message(TOPIC, payload.as_bytes());
+        let decoded = decode(&message, &LIMITS).unwrap();
         prop_assert!(decoded.faults.is_empty());
-        let read: std::collections::BTreeMap<String, f64> = decoded.readings.iter().map(|reading| {
+        let read: std::collections::BTreeMap<String, f64> = decoded.devices[0].readings.iter().map(|reading| {
             let Value::Number(number) = reading.value else { panic!("a number was sent") };
             assert_eq!(reading.time.micros(), millis * 1_000);
-            (reading.property.to_string(), number)
+            (reading.name.to_string(), number)
         }).collect();
         prop_assert_eq!(read, values);
     }

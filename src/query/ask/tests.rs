@@ -17,7 +17,7 @@ use super::*;
 use crate::intake::{self, Entry, Limits, Repeats};
 use crate::model::{
     Clock, DeviceId, DeviceKind, DistrictIndex, Domain, Flags, ManualClock, Message, Position, PropertyIndex, Reading, Readings, Service,
-    SourceName, Timestamp, Value,
+    SourceName, Timestamp, Value, Vocabulary,
 };
 use crate::normalise::{Normaliser, TimeBounds};
 use crate::state::Database;
@@ -100,7 +100,7 @@ impl City {
             };
             let position = Position::new(told.position.0, told.position.1).unwrap();
             let reading = Reading {
-                property: told.property.into(),
+                name: told.property.into(),
                 value: Value::Number(told.value),
                 unit: None,
                 time: told.time,
@@ -109,18 +109,19 @@ impl City {
             let readings = Readings {
                 device: DeviceId::try_from(told.device).unwrap(),
                 kind: DeviceKind::try_from(told.kind).unwrap(),
-                domain: Domain::Environment,
+                domain: Some(Domain::Environment),
+                vocabulary: Vocabulary::Catalogue,
                 readings: vec![reading],
-                faults: Vec::new(),
             };
-            Entry { message, outcome: Ok(self.normaliser.normalise(readings, received, &bounds, None)) }
+            Entry { message, outcome: Ok(self.normaliser.normalise([readings], received, &bounds, |_device| None)) }
         };
         let entries: Vec<Entry> = told.iter().map(entry).collect();
         let mut known = self.known.lock();
         for normalised in entries.iter().filter_map(|entry| entry.outcome.as_ref().ok()) {
             assert_eq!(normalised.faults, []);
-            for observation in &normalised.observations {
-                let identity = (normalised.device.to_string(), observation.property, observation.time.micros());
+            let heard = &normalised.devices[0];
+            for observation in &heard.observations {
+                let identity = (heard.device.to_string(), observation.property, observation.time.micros());
                 let new = Known { value: observation.value, flags: observation.flags, district: observation.district };
                 // The same value again is a duplicate and changes nothing.
                 let kept = known.get(&identity).filter(|known| known.value.to_bits() == new.value.to_bits()).copied();
