@@ -50,6 +50,7 @@ mod params;
 mod problem;
 mod quarantine;
 mod question;
+mod repair;
 mod rules;
 mod server;
 mod stream;
@@ -70,7 +71,7 @@ pub use description::description;
 
 use crate::alert::Desk;
 use crate::config::Config;
-use crate::ingest::{Depth, Listening, SourceStatus};
+use crate::ingest::{Depth, Door, Listening, SourceStatus};
 use crate::intake::Gate;
 use crate::metrics::Metrics;
 use crate::model::{Catalogue, Clock, Districts, Timestamp};
@@ -116,6 +117,8 @@ pub struct Context {
     pub sources: Vec<Arc<SourceStatus>>,
     /// Messages that wait for the commit.
     pub waiting: Depth,
+    /// The way in for messages that do not come from a broker.
+    pub door: Door,
     /// What Prometheus reads.
     pub metrics: Arc<Metrics>,
     /// When the program started.
@@ -193,6 +196,7 @@ fn routes() -> OpenApiRouter<Shared> {
         .merge(rules::routes())
         .merge(ledger::routes())
         .merge(quarantine::routes())
+        .merge(repair::routes())
         .merge(health::routes())
         .merge(metrics::routes())
         .merge(description::routes())

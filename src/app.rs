@@ -222,6 +222,7 @@ impl Service {
             listening: Arc::clone(&listening),
             sources: statuses.clone(),
             waiting: inlet.depth(),
+            door: inlet.door(),
             metrics: Arc::clone(&metrics),
             started: clock.now(),
             stop: service.stop_interface.clone(),

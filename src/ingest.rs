@@ -23,12 +23,12 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 pub use listening::Listening;
 pub use session::run;
 
-use crate::model::{Message, SourceName, Timestamp};
+use crate::model::{Message, Replay, SourceName, Timestamp, Verdict};
 
 /// A source cannot be used at all.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +99,8 @@ pub struct Tls {
 pub struct Delivery {
     /// The message.
     pub message: Message,
+    /// Where it comes from the quarantine, not from a source.
+    pub replay: Option<Replay>,
     /// What is left to do with it.
     pub receipt: Receipt,
 }
@@ -106,8 +108,19 @@ pub struct Delivery {
 /// The right to acknowledge a message, and its share of the queue's memory. Dropped unused, the broker delivers the message again.
 #[derive(Debug)]
 pub struct Receipt {
-    acknowledgement: Option<Acknowledgement>,
+    addressee: Addressee,
     room: Option<OwnedSemaphorePermit>,
+}
+
+/// Who is to be told that a message is safe.
+#[derive(Debug)]
+enum Addressee {
+    /// The broker, which keeps the message until then.
+    Broker(Acknowledgement),
+    /// Somebody who waits for the answer.
+    Caller(oneshot::Sender<Verdict>),
+    /// Nobody: QoS 0.
+    Nobody,
 }
 
 #[derive(Debug)]
@@ -119,13 +132,18 @@ struct Acknowledgement {
 }
 
 impl Receipt {
-    /// Tells the broker that the message is safe. Call it only once it is durable, and in order of receipt.
-    pub fn acknowledge(self) {
-        if let Some(Acknowledgement { generation, packet, queue }) = self.acknowledgement
-            && let Err(mpsc::error::TrySendError::Full(_)) = queue.try_send((generation, packet))
-        {
-            // Cannot happen: the queue is longer than what can be on its way. The broker would deliver it again.
-            tracing::error!(packet, "the queue of acknowledgements is full");
+    /// Tells the sender that the message is settled. Call it only once its effects are durable, and in order of receipt.
+    pub fn acknowledge(self, verdict: impl FnOnce() -> Verdict) {
+        match self.addressee {
+            Addressee::Broker(Acknowledgement { generation, packet, queue }) => {
+                if let Err(mpsc::error::TrySendError::Full(_)) = queue.try_send((generation, packet)) {
+                    // Cannot happen: the queue is longer than what can be on its way. The broker would deliver it again.
+                    tracing::error!(packet, "the queue of acknowledgements is full");
+                }
+            }
+            // Whoever no longer waits does not want to know.
+            Addressee::Caller(caller) => drop(caller.send(verdict())),
+            Addressee::Nobody => {}
         }
     }
 }
@@ -137,6 +155,35 @@ pub struct Inlet {
     queue: mpsc::Sender<Delivery>,
     room: Arc<Semaphore>,
     bytes_max: usize,
+}
+
+/// The way into the queue for those who must not keep it open.
+#[derive(Clone, Debug)]
+pub struct Door {
+    queue: mpsc::WeakSender<Delivery>,
+    room: Arc<Semaphore>,
+    bytes_max: usize,
+}
+
+/// Nobody takes messages any more: the program is stopping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the program is stopping")]
+pub struct Closed;
+
+impl Door {
+    /// Hands in a message, as soon as there is room; what becomes of it comes through the receiver, once that is durable.
+    /// A receiver that ends without an answer means that nothing was done. Cancelling it hands in nothing.
+    pub async fn hand_in(&self, message: Message, replay: Option<Replay>) -> Result<oneshot::Receiver<Verdict>, Closed> {
+        let Self { queue, room, bytes_max } = self.clone();
+        let inlet = Inlet { queue: queue.upgrade().ok_or(Closed)?, room, bytes_max };
+        let (caller, verdict) = oneshot::channel();
+        let mut delivery = Delivery { message, replay, receipt: Receipt { addressee: Addressee::Caller(caller), room: None } };
+        let bytes = inlet.bytes_of(&delivery);
+        let (room, place) = tokio::join!(Arc::clone(&inlet.room).acquire_many_owned(bytes), inlet.queue.reserve());
+        delivery.receipt.room = Some(room.map_err(|_closed| Closed)?);
+        place.map_err(|_closed| Closed)?.send(delivery);
+        Ok(verdict)
+    }
 }
 
 /// How full the queue is.
@@ -167,6 +214,11 @@ impl Inlet {
     /// A look at how full it is, which does not keep it open.
     pub fn depth(&self) -> Depth {
         Depth(self.queue.downgrade())
+    }
+
+    /// A way in that does not keep it open.
+    pub fn door(&self) -> Door {
+        Door { queue: self.queue.downgrade(), room: Arc::clone(&self.room), bytes_max: self.bytes_max }
     }
 
     fn try_send(&self, mut delivery: Delivery) -> Result<(), Refused> {

@@ -16,7 +16,7 @@ use hashbrown::{HashMap, HashSet};
 pub use gate::{Gate, GateLimits, Pause, disk_free};
 pub use repeats::Repeats;
 
-use crate::model::{DeviceObservations, Fault, Message, Normalised, Observation, PropertyIndex, Reason, Timestamp};
+use crate::model::{DeviceObservations, Fault, Message, Normalised, Observation, PropertyIndex, Reason, Replay, Settled, Timestamp};
 use crate::state::{
     Commit, DeviceIndex, Lane, Latest, LedgerKey, Live, Mark, NewDevice, NewSeries, Origin, Place, Quarantined, SeriesIndex,
 };
@@ -28,17 +28,8 @@ pub struct Entry {
     pub message: Message,
     /// Its observations and faults, or why the whole of it is refused.
     pub outcome: Result<Normalised, Fault>,
-}
-
-/// What became of one message of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
-    /// At least one reading was accepted, or the message is understood and has none.
-    Accepted,
-    /// Nothing was.
-    Rejected,
-    /// Its effects were already durable.
-    Repeated,
+    /// Where it comes from the quarantine, not from a source.
+    pub replay: Option<Replay>,
 }
 
 /// The outcome of a step.
@@ -60,8 +51,9 @@ pub struct Limits {
     pub devices_max: usize,
 }
 
-/// Computes the effects of a batch on the state in `live`. Call it holding the writer's turn.
-pub fn step(live: &Live, repeats: &Repeats, limits: Limits, batch: &[Entry]) -> Step {
+/// Computes the effects of a batch on the state in `live`; `is_quarantined` tells whether a message that is replayed still
+/// is as the replay says. Call it holding the writer's turn.
+pub fn step(live: &Live, repeats: &Repeats, limits: Limits, is_quarantined: impl Fn(&Replay) -> bool, batch: &[Entry]) -> Step {
     let state = live.read();
     let mut work = Work {
         devices: state.devices.len(),
@@ -73,7 +65,14 @@ pub fn step(live: &Live, repeats: &Repeats, limits: Limits, batch: &[Entry]) -> 
         step: Step { settled: Vec::with_capacity(batch.len()), ..Step::default() },
     };
     for entry in batch {
-        let settled = work.entry(&state, limits, entry);
+        let settled = match entry.replay {
+            Some(replay) if work.step.commit.replayed.contains(&replay.id) || !is_quarantined(&replay) => Settled::Repeated,
+            Some(replay) => {
+                work.take_back(&entry.message, replay);
+                work.entry(&state, limits, entry)
+            }
+            None => work.entry(&state, limits, entry),
+        };
         work.step.settled.push(settled);
     }
     let mut step = work.step;
@@ -93,6 +92,16 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
+    /// Undoes what the ledger says of a quarantined message, in the line of its receipt: it is then counted anew.
+    fn take_back(&mut self, message: &Message, replay: Replay) {
+        let counts = self.step.commit.ledger.line(&message.source, message.received.hour());
+        counts.received -= 1;
+        *(if replay.whole { &mut counts.rejected } else { &mut counts.accepted }) -= 1;
+        counts.readings -= replay.readings;
+        counts.quarantined -= replay.readings;
+        self.step.commit.replayed.push(replay.id);
+    }
+
     fn entry(&mut self, state: &crate::state::State, limits: Limits, entry: &'a Entry) -> Settled {
         let message = &entry.message;
         let hour = message.received.hour();
@@ -106,31 +115,38 @@ impl<'a> Work<'a> {
             self.step.commit.digests.push(digest);
         }
         match &entry.outcome {
-            Ok(normalised) => self.normalised(state, limits, message, normalised),
+            Ok(normalised) => self.normalised(state, limits, entry, normalised),
             Err(fault) => {
-                self.reject(message, vec![fault.clone()], 0);
+                self.reject(entry, vec![fault.clone()], 0);
                 Settled::Rejected
             }
         }
     }
 
-    fn reject(&mut self, message: &Message, faults: Vec<Fault>, readings: usize) {
+    fn reject(&mut self, entry: &Entry, faults: Vec<Fault>, readings: usize) {
+        let message = &entry.message;
         let counts = self.step.commit.ledger.line(&message.source, message.received.hour());
         counts.rejected += 1;
         counts.readings += count(readings);
         counts.quarantined += count(readings);
-        self.step.commit.quarantined.push(Quarantined { message: message.clone(), whole: true, faults });
+        self.quarantine(entry, true, faults, readings);
     }
 
-    fn normalised(&mut self, state: &crate::state::State, limits: Limits, message: &Message, normalised: &'a Normalised) -> Settled {
+    fn quarantine(&mut self, entry: &Entry, whole: bool, faults: Vec<Fault>, readings: usize) {
+        let (id, message) = (entry.replay.map(|replay| replay.id), entry.message.clone());
+        self.step.commit.quarantined.push(Quarantined { id, message, whole, faults, readings: count(readings) });
+    }
+
+    fn normalised(&mut self, state: &crate::state::State, limits: Limits, entry: &'a Entry, normalised: &'a Normalised) -> Settled {
+        let message = &entry.message;
         let Normalised { devices, faults } = normalised;
         if devices.is_empty() && !faults.is_empty() {
-            self.reject(message, faults.clone(), faults.len());
+            self.reject(entry, faults.clone(), faults.len());
             return Settled::Rejected;
         }
         if let Some(fault) = self.too_many(state, limits, devices) {
             let faults = std::iter::once(fault).chain(faults.iter().cloned()).collect();
-            self.reject(message, faults, normalised.observations() + normalised.faults.len());
+            self.reject(entry, faults, normalised.observations() + normalised.faults.len());
             return Settled::Rejected;
         }
         let before = (self.step.commit.ordered.len(), self.step.commit.late.len());
@@ -153,7 +169,7 @@ impl<'a> Work<'a> {
             add_origin(&mut self.step.commit.late.origins, key, late);
         }
         if !faults.is_empty() {
-            self.step.commit.quarantined.push(Quarantined { message: message.clone(), whole: false, faults: faults.clone() });
+            self.quarantine(entry, false, faults.clone(), faults.len());
         }
         Settled::Accepted
     }

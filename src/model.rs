@@ -17,8 +17,8 @@ pub use duration::{DurationText, InvalidDuration};
 pub use id::{DeviceId, DeviceKind, InvalidName, SourceName};
 pub use installation::{Installations, InstallationsError};
 pub use observation::{
-    Decoded, DeviceObservations, Fault, Flags, Message, Normalised, Observation, Original, Reading, Readings, Reason, Reply, Service,
-    Value, Vocabulary,
+    Decoded, DeviceObservations, Fault, Flags, Message, Normalised, Observation, Original, Reading, Readings, Reason, Replay, Reply,
+    Service, Settled, Value, Verdict, Vocabulary,
 };
 pub use position::{InvalidPosition, Position};
 pub use property::{Catalogue, CatalogueError, Domain, Kind, Property, PropertyIndex, StateCode, Summary, Title};

@@ -15,9 +15,9 @@ mod reader;
 
 pub use block::{Block, Lane, Origin, Place, Rows};
 pub use database::{
-    AlertChange, Commit, ConditionRow, Database, FollowerPosition, MergePlan, NewDevice, NewRules, NewSeries, Quarantined, Restored,
-    RestoredWork, StateError, Trim, Turn,
+    AlertChange, Commit, ConditionRow, Database, Discard, FollowerPosition, MergePlan, NewDevice, NewRules, NewSeries, Quarantined,
+    Restored, RestoredWork, StateError, Trim, Turn,
 };
 pub use ledger::{Counts, LedgerKey, LedgerMoves};
 pub use live::{Device, DeviceIndex, Event, Latest, Live, MOVE_M, Mark, Moves, Series, SeriesIndex, State, Tail};
-pub use reader::{AlertFilter, LedgerRow, QuarantineFilter, QuarantineRow, Reader};
+pub use reader::{AlertFilter, LedgerRow, QuarantineFilter, QuarantineOrder, QuarantineRow, Reader};

@@ -16,7 +16,7 @@ use super::formats::{self, Page};
 use super::params::Params;
 use super::problem::{Details, Errors, Problem};
 use crate::model::{Reason, Timestamp};
-use crate::state::{QuarantineFilter, QuarantineRow};
+use crate::state::{Discard, QuarantineFilter, QuarantineOrder, QuarantineRow};
 
 /// So much of each payload is in lists.
 const EXCERPT_BYTES: usize = 2_048;
@@ -64,6 +64,11 @@ struct Quarantined {
     reason: String,
     /// Every fault.
     faults: Vec<Fault>,
+    /// Readings of it that the ledger counts as quarantined.
+    readings: i64,
+    /// Who decided that it is not worth a replay, and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    discarded: Option<Discarded>,
     /// The payload, where it is text.
     #[serde(skip_serializing_if = "Option::is_none")]
     payload_text: Option<String>,
@@ -74,6 +79,18 @@ struct Quarantined {
     payload_bytes: u64,
     /// Whether the payload here is only its beginning.
     payload_is_cut: bool,
+}
+
+/// Who decided that a message is not worth a replay, and why.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+struct Discarded {
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    at: Timestamp,
+    /// Who.
+    by: String,
+    /// Why.
+    comment: String,
 }
 
 /// A quarantined message with all of its payload.
@@ -118,6 +135,8 @@ impl TryFrom<QuarantineRow> for Quarantined {
             whole: row.whole,
             reason: row.reason,
             faults,
+            readings: row.readings,
+            discarded: row.discarded.map(|Discard { at, by, comment }| Discarded { at, by, comment }),
             payload_text,
             payload_base64,
             payload_bytes: row.payload_bytes,
@@ -142,7 +161,7 @@ fn text(bytes: Vec<u8>, is_cut: bool) -> Result<String, Vec<u8>> {
 /// Quarantined messages.
 ///
 /// Newest first. A message is here when all or some of its readings were refused; the others are stored. Payloads are cut
-/// to 2 KiB.
+/// to 2 KiB. Once the cause is mended, `/v1/quarantine/replay` tries it again.
 #[utoipa::path(
     get, path = "/v1/quarantine", tag = "intake",
     params(
@@ -151,6 +170,7 @@ fn text(bytes: Vec<u8>, is_cut: bool) -> Result<String, Vec<u8>> {
         ("topic" = Option<String>, Query, description = "Only those whose topic begins like this", example = "conca/v1/environment/"),
         ("from" = Option<String>, Query, description = "Only those received from then on", example = "now-1h"),
         ("to" = Option<String>, Query, description = "Only those received before then", example = "now"),
+        ("discarded" = Option<bool>, Query, description = "Those that were discarded instead of those that were not", example = false),
         ("limit" = Option<usize>, Query, description = "Messages of a page, at most 500. Default: 50", example = 50),
         ("cursor" = Option<String>, Query, description = "`next` of the page before"),
     ),
@@ -165,7 +185,9 @@ async fn list_quarantined(State(shared): State<Shared>, params: Params) -> Resul
             topic_prefix: query.text("topic"),
             from: query.time("from"),
             to: query.time("to"),
-            before: query.cursor(),
+            order: QuarantineOrder::NewestFirst { before: query.cursor() },
+            discarded: query.flag("discarded").unwrap_or(false),
+            ids: None,
             limit: query.limit(50, 500),
             payload_bytes_max: EXCERPT_BYTES,
         }

@@ -119,6 +119,7 @@ impl Town {
             listening: Arc::new(Listening::new(Vec::new(), inlet.depth())),
             sources: Vec::new(),
             waiting: inlet.depth(),
+            door: inlet.door(),
             metrics,
             started: Self::at(0),
             stop: CancellationToken::new(),
@@ -161,11 +162,11 @@ impl Town {
                 normalised.faults.splice(0..0, decoded.faults);
                 normalised
             });
-            Entry { message, outcome }
+            Entry { message, outcome, replay: None }
         };
         let entries: Vec<Entry> = messages.iter().map(entry).collect();
         let mut turn = database.turn();
-        let mut step = intake::step(database.live(), &self.repeats, intake::Limits { devices_max: 1_000 }, &entries);
+        let mut step = intake::step(database.live(), &self.repeats, intake::Limits { devices_max: 1_000 }, |_replay| false, &entries);
         let mut advances = step.advances.iter();
         let effects = desk.observe(&mut step.commit, |step| {
             for normalised in entries.iter().filter_map(|entry| entry.outcome.as_ref().ok()).flat_map(|normalised| &normalised.devices) {

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use crate::decode::{self, Form, Limits, Memory};
 use crate::ingest::{self, Delivery, Receipt};
 use crate::intake::Entry;
-use crate::model::{Decoded, Fault, Installations, Message, Normalised, Reason, SourceName};
+use crate::model::{Decoded, Fault, Installations, Message, Normalised, Reason, Replay, SourceName};
 use crate::normalise::{Normaliser, TimeBounds};
 
 /// Entries with the right to acknowledge each.
@@ -59,8 +59,8 @@ impl Converter {
                 }
             }
             let mut batch = Batch { entries: Vec::with_capacity(deliveries.len()), receipts: Vec::with_capacity(deliveries.len()) };
-            for Delivery { message, receipt } in deliveries.drain(..) {
-                batch.entries.push(self.entry(message));
+            for Delivery { message, replay, receipt } in deliveries.drain(..) {
+                batch.entries.push(self.entry(message, replay));
                 batch.receipts.push(receipt);
             }
             if batches.blocking_send(batch).is_err() {
@@ -69,10 +69,10 @@ impl Converter {
         }
     }
 
-    fn entry(&mut self, message: Message) -> Entry {
+    fn entry(&mut self, message: Message, replay: Option<Replay>) -> Entry {
         // Whatever a message makes of the program, it does it alone.
         let outcome = catch_unwind(AssertUnwindSafe(|| self.convert(&message))).unwrap_or_else(|_panic| Err(panicked()));
-        Entry { message, outcome }
+        Entry { message, outcome, replay }
     }
 
     fn convert(&mut self, message: &Message) -> Result<Normalised, Fault> {

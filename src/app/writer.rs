@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 use super::convert::{Batch, panicked};
 use crate::alert::{Desk, Evidence, Facts, Observed, Step};
 use crate::ingest::{Depth, Listening, SourceStatus};
-use crate::intake::{self, Entry, Gate, Limits, Repeats, Settled};
+use crate::intake::{self, Entry, Gate, Limits, Repeats};
 use crate::metrics::{LaneLabel, Metrics, Outcome, OutcomeLabels};
-use crate::model::{Clock, DeviceObservations, Districts, Normalised, Timestamp};
+use crate::model::{Clock, DeviceObservations, Districts, Normalised, Settled, Timestamp, Verdict};
 use crate::state::{Database, StateError};
 
 /// Batches of the converter that one commit takes at most.
@@ -54,23 +54,28 @@ impl Writer {
                 whole.entries.extend(batch.entries);
                 whole.receipts.extend(batch.receipts);
             }
-            if !self.settle(&mut whole.entries) {
-                break;
-            }
+            let Some(settled) = self.settle(&mut whole.entries) else { break };
             let now = self.clock.now();
             // Acknowledge only now: a crash before this line must make the brokers deliver again.
-            for (entry, receipt) in whole.entries.iter().zip(whole.receipts) {
+            for ((entry, receipt), settled) in whole.entries.into_iter().zip(whole.receipts).zip(settled) {
                 self.metrics.settle_seconds.observe(now.since(entry.message.received).as_secs_f64());
-                receipt.acknowledge();
+                receipt.acknowledge(|| verdict(entry, settled));
             }
         }
     }
 
-    /// Commits the whole batch, however long it takes. `false` once nobody wants to wait any longer.
-    fn settle(&mut self, entries: &mut [Entry]) -> bool {
+    /// Commits the whole batch, however long it takes, and says what became of each message. `None` once nobody wants to
+    /// wait any longer.
+    fn settle(&mut self, entries: &mut [Entry]) -> Option<Vec<Settled>> {
         match catch_unwind(AssertUnwindSafe(|| self.commit(entries))) {
-            Ok(is_committed) => is_committed,
-            Err(_panic) if entries.len() > 1 => entries.iter_mut().all(|entry| self.settle(std::slice::from_mut(entry))),
+            Ok(settled) => settled,
+            Err(_panic) if entries.len() > 1 => {
+                let mut settled = Vec::with_capacity(entries.len());
+                for entry in entries.iter_mut() {
+                    settled.extend(self.settle(std::slice::from_mut(entry))?);
+                }
+                Some(settled)
+            }
             Err(_panic) => {
                 for entry in entries.iter_mut() {
                     entry.outcome = Err(panicked());
@@ -80,12 +85,12 @@ impl Writer {
         }
     }
 
-    fn commit(&mut self, entries: &[Entry]) -> bool {
-        loop {
+    fn commit(&mut self, entries: &[Entry]) -> Option<Vec<Settled>> {
+        let settled = loop {
             let now = self.clock.now();
             let tried = self.gate.check(self.database.live(), now).is_ok().then(|| self.try_commit(entries));
             match tried {
-                Some(Ok(())) => break,
+                Some(Ok(settled)) => break settled,
                 Some(Err(error)) => {
                     self.metrics.commit_failures.inc();
                     self.gate.fail(crate::error_chain(&error), now);
@@ -95,21 +100,22 @@ impl Writer {
             self.metrics.intake_paused.set(1);
             self.listening.interrupt(now);
             if self.give_up.is_cancelled() {
-                return false;
+                return None;
             }
             std::thread::sleep(RETRY);
-        }
+        };
         if let Some(since) = self.gate.open() {
             tracing::warn!(%since, "messages are accepted again");
         }
         self.metrics.intake_paused.set(0);
-        true
+        Some(settled)
     }
 
-    fn try_commit(&mut self, entries: &[Entry]) -> Result<(), StateError> {
+    fn try_commit(&mut self, entries: &[Entry]) -> Result<Vec<Settled>, StateError> {
         let database = Arc::clone(&self.database);
         let mut turn = database.turn();
-        let intake::Step { mut commit, settled, advances } = intake::step(database.live(), &self.repeats, self.limits, entries);
+        let intake::Step { mut commit, settled, advances } =
+            intake::step(database.live(), &self.repeats, self.limits, |replay| turn.is_quarantined(replay), entries);
         let shed: Vec<u64> = self.sources.iter().map(|source| source.shed.swap(0, Ordering::Relaxed)).collect();
         let now = self.clock.now();
         for (source, shed) in self.sources.iter().zip(&shed).filter(|(_source, shed)| **shed > 0) {
@@ -137,7 +143,7 @@ impl Writer {
             self.count(source.name.as_str(), Outcome::Shed, shed);
         }
         self.account(entries, &settled);
-        Ok(())
+        Ok(settled)
     }
 
     fn count(&self, source: &str, outcome: Outcome, messages: u64) {
@@ -151,7 +157,9 @@ impl Writer {
         for source in &self.sources {
             let (mut accepted, mut rejected, mut repeated) = (0, 0, 0);
             let mut fresh = None;
-            for (entry, settled) in entries.iter().zip(settled).filter(|(entry, _settled)| entry.message.source == source.name) {
+            for (entry, settled) in
+                entries.iter().zip(settled).filter(|(entry, _settled)| entry.replay.is_none() && entry.message.source == source.name)
+            {
                 match settled {
                     Settled::Accepted => accepted += 1,
                     Settled::Rejected => rejected += 1,
@@ -175,6 +183,14 @@ impl Writer {
             self.count(source.name.as_str(), Outcome::Rejected, rejected);
             self.count(source.name.as_str(), Outcome::Repeated, repeated);
         }
+    }
+}
+
+/// What a sender that waits is told.
+fn verdict(entry: Entry, settled: Settled) -> Verdict {
+    match entry.outcome {
+        Ok(normalised) => Verdict { settled, observations: normalised.observations(), faults: normalised.faults },
+        Err(fault) => Verdict { settled, observations: 0, faults: vec![fault] },
     }
 }
 

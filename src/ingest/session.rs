@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::tls;
-use super::{Acknowledgement, Delivery, IngestError, Inlet, Receipt, Refused, Settings, SourceStatus};
+use super::{Acknowledgement, Addressee, Delivery, IngestError, Inlet, Receipt, Refused, Settings, SourceStatus};
 use crate::model::{Clock, Message, Service};
 
 /// Where brokers such as Mosquitto count what they dropped of their own.
@@ -258,12 +258,16 @@ impl Session {
     }
 
     fn delivery(&self, publish: Publish) -> Delivery {
-        let (service, acknowledgement) = match publish.qos {
-            QoS::AtMostOnce => (Service::AtMostOnce, None),
+        let (service, addressee) = match publish.qos {
+            QoS::AtMostOnce => (Service::AtMostOnce, Addressee::Nobody),
             // Subscriptions ask for QoS 1 at most, so 2 never comes; if it did, the session would say so by a protocol error.
             QoS::AtLeastOnce | QoS::ExactlyOnce => (
                 Service::AtLeastOnce(publish.pkid),
-                Some(Acknowledgement { generation: *self.generation.lock(), packet: publish.pkid, queue: self.acknowledgements.clone() }),
+                Addressee::Broker(Acknowledgement {
+                    generation: *self.generation.lock(),
+                    packet: publish.pkid,
+                    queue: self.acknowledgements.clone(),
+                }),
             ),
         };
         let topic = match std::str::from_utf8(&publish.topic) {
@@ -279,7 +283,7 @@ impl Session {
             service,
             retained: publish.retain,
         };
-        Delivery { message, receipt: Receipt { acknowledgement, room: None } }
+        Delivery { message, replay: None, receipt: Receipt { addressee, room: None } }
     }
 
     fn broker_statistics(&self, publish: &Publish) {

@@ -164,6 +164,39 @@ pub struct Original {
     pub unit: String,
 }
 
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// At least one reading was accepted, or the message is understood and has none.
+    Accepted,
+    /// Nothing was.
+    Rejected,
+    /// Its effects were already durable; or it was to be replayed from the quarantine, and is no longer there.
+    Repeated,
+}
+
+/// What became of a message, for a sender that waits to hear it.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// In a word.
+    pub settled: Settled,
+    /// Observations that were taken.
+    pub observations: usize,
+    /// Why the rest was not.
+    pub faults: Vec<Fault>,
+}
+
+/// A quarantined message that is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replay {
+    /// Its number in the quarantine.
+    pub id: i64,
+    /// Whether nothing of it was stored.
+    pub whole: bool,
+    /// Readings of it that the ledger counts as quarantined.
+    pub readings: i64,
+}
+
 bitflags::bitflags! {
     /// Why an observation is suspect; none means trusted. The numbers are stored: never reuse one.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

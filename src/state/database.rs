@@ -13,10 +13,11 @@ use uuid::Uuid;
 use super::block::{Block, Lane, Rows};
 use super::ledger::{Counts, LedgerKey, LedgerMoves};
 use super::live::{Device, DeviceIndex, Latest, Live, Mark, Moves, Series, SeriesIndex};
-use crate::model::{Catalogue, DeviceId, DeviceKind, Districts, Domain, Fault, Message, PropertyIndex, SourceName, Timestamp};
+use crate::model::{Catalogue, DeviceId, DeviceKind, Districts, Domain, Fault, Message, PropertyIndex, Replay, SourceName, Timestamp};
 
-const SCHEMA: &str = include_str!("schema.sql");
-const SCHEMA_VERSION: i64 = 1;
+/// What makes each version of the schema of the one before.
+const SCHEMA: [&[&str]; 2] = [&[include_str!("schema.sql")], &[include_str!("quarantine.sql")]];
+const SCHEMA_VERSION: i64 = SCHEMA.len() as i64;
 
 /// The database cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -80,12 +81,27 @@ pub struct NewSeries {
 /// A message of which something is refused.
 #[derive(Clone, Debug)]
 pub struct Quarantined {
+    /// Its number, where it was there before and comes back.
+    pub id: Option<i64>,
     /// As received.
     pub message: Message,
     /// Whether nothing of it is stored.
     pub whole: bool,
     /// What is wrong, at least one.
     pub faults: Vec<Fault>,
+    /// Readings of it that the ledger counts as quarantined.
+    pub readings: i64,
+}
+
+/// Who decided that quarantined messages are not worth a replay, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Discard {
+    /// When.
+    pub at: Timestamp,
+    /// Who.
+    pub by: String,
+    /// Why.
+    pub comment: String,
 }
 
 /// Where a rule stands with a device, in the alert engine's own form; `None` forgets it.
@@ -140,6 +156,8 @@ pub struct Commit {
     pub marks: Vec<(SeriesIndex, Mark)>,
     /// Digests of the batch's messages of QoS 1.
     pub digests: Vec<u128>,
+    /// Messages that leave the quarantine to be tried again; those that fail again are in `quarantined` too.
+    pub replayed: Vec<i64>,
     /// Messages of which something is refused.
     pub quarantined: Vec<Quarantined>,
     /// Changes of the ledger.
@@ -320,6 +338,9 @@ impl Turn<'_> {
                 insert.execute(params![signed(sequence), rows.encode(districts)])?;
             }
         }
+        for id in &commit.replayed {
+            transaction.prepare_cached("DELETE FROM quarantine WHERE id = ?1")?.execute(params![id])?;
+        }
         insert_quarantined(&transaction, &commit.quarantined)?;
         add_to_ledger(&transaction, &commit.ledger)?;
         write_conditions(&transaction, &commit.conditions)?;
@@ -436,6 +457,28 @@ impl Turn<'_> {
         Ok(old + large)
     }
 
+    /// Whether a quarantined message still is as a replay says. An error counts as no: the commit will tell it.
+    pub fn is_quarantined(&self, replay: &Replay) -> bool {
+        let select =
+            self.connection.prepare_cached("SELECT 1 FROM quarantine WHERE id = ?1 AND whole = ?2 AND readings = ?3 AND discarded IS NULL");
+        select.and_then(|mut select| select.exists(params![replay.id, replay.whole, replay.readings])).unwrap_or(false)
+    }
+
+    /// Marks quarantined messages as not worth a replay; returns how many were not yet. They stay until their time is over.
+    pub fn discard(&mut self, ids: &[i64], discard: &Discard) -> Result<usize, StateError> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut discarded = 0;
+        for id in ids {
+            discarded += transaction
+                .prepare_cached(
+                    "UPDATE quarantine SET discarded = ?2, discarded_by = ?3, comment = ?4 WHERE id = ?1 AND discarded IS NULL",
+                )?
+                .execute(params![id, discard.at.micros(), discard.by, discard.comment])?;
+        }
+        transaction.commit()?;
+        Ok(discarded)
+    }
+
     /// The alert of that id, JSON.
     pub fn alert(&self, id: &str) -> Result<Option<String>, StateError> {
         let mut select = self.connection.prepare_cached("SELECT alert FROM alert WHERE id = ?1")?;
@@ -470,7 +513,7 @@ fn insert_series(transaction: &Transaction<'_>, commit: &Commit, first: usize, c
 }
 
 fn insert_quarantined(transaction: &Transaction<'_>, quarantined: &[Quarantined]) -> Result<(), StateError> {
-    for Quarantined { message, whole, faults } in quarantined {
+    for Quarantined { id, message, whole, faults, readings } in quarantined {
         let reason = faults.first().map_or("", |fault| fault.reason.as_str());
         let faults: Vec<_> = faults
             .iter()
@@ -478,16 +521,19 @@ fn insert_quarantined(transaction: &Transaction<'_>, quarantined: &[Quarantined]
             .collect();
         transaction
             .prepare_cached(
-                "INSERT INTO quarantine (received, source, topic, payload, whole, reason, faults) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                "INSERT INTO quarantine (id, received, source, topic, payload, whole, reason, faults, readings)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             )?
             .execute(params![
+                id,
                 message.received.micros(),
                 message.source.as_str(),
                 message.topic.as_ref(),
                 message.payload.as_ref(),
                 whole,
                 reason,
-                serde_json::Value::from(faults).to_string()
+                serde_json::Value::from(faults).to_string(),
+                readings
             ])?;
     }
     Ok(())
@@ -569,14 +615,16 @@ fn trim_digests(transaction: &Transaction<'_>, keep: usize) -> Result<(), StateE
 fn migrate(connection: &mut Connection) -> Result<(), StateError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    match version {
-        0 => {
-            transaction.execute_batch(SCHEMA)?;
-            transaction.execute("INSERT INTO incarnation (id) VALUES (?1)", params![Uuid::new_v4().to_string()])?;
-            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-        }
-        SCHEMA_VERSION => {}
-        found => return Err(StateError::NewerSchema { found }),
+    let missing =
+        usize::try_from(version).ok().and_then(|version| SCHEMA.get(version..)).ok_or(StateError::NewerSchema { found: version })?;
+    for step in missing.iter().copied().flatten() {
+        transaction.execute_batch(step)?;
+    }
+    if version == 0 {
+        transaction.execute("INSERT INTO incarnation (id) VALUES (?1)", params![Uuid::new_v4().to_string()])?;
+    }
+    if !missing.is_empty() {
+        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     }
     Ok(transaction.commit()?)
 }

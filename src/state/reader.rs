@@ -5,7 +5,7 @@ use std::path::Path;
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
-use super::database::{StateError, source_name};
+use super::database::{Discard, StateError, source_name};
 use super::ledger::{Counts, LedgerKey};
 use crate::model::Timestamp;
 
@@ -43,9 +43,13 @@ pub struct QuarantineRow {
     pub reason: String,
     /// JSON array of `{reason, at, detail}`.
     pub faults: String,
+    /// Readings of it that the ledger counts as quarantined.
+    pub readings: i64,
+    /// Who decided that it is not worth a replay, and why.
+    pub discarded: Option<Discard>,
 }
 
-/// Which quarantined messages to list, newest first.
+/// Which quarantined messages to list.
 #[derive(Clone, Debug)]
 pub struct QuarantineFilter {
     /// Only those whose first fault has this reason.
@@ -58,12 +62,25 @@ pub struct QuarantineFilter {
     pub from: Option<Timestamp>,
     /// Only those received before then.
     pub to: Option<Timestamp>,
-    /// Only those with a smaller number.
-    pub before: Option<i64>,
+    /// In which order, and from where on.
+    pub order: QuarantineOrder,
+    /// Only those that were discarded, or only those that were not.
+    pub discarded: bool,
+    /// Only these.
+    pub ids: Option<Vec<i64>>,
     /// At most so many.
     pub limit: usize,
     /// At most so many bytes of each payload.
     pub payload_bytes_max: usize,
+}
+
+/// In which order quarantined messages are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QuarantineOrder {
+    /// The newest first; only those with a smaller number, if one is given.
+    NewestFirst { before: Option<i64> },
+    /// In the order of receipt; only those with a larger number.
+    OldestFirst { after: i64 },
 }
 
 /// Which alerts to list, newest first. An empty list means any.
@@ -100,7 +117,9 @@ impl Default for QuarantineFilter {
             topic_prefix: None,
             from: None,
             to: None,
-            before: None,
+            order: QuarantineOrder::NewestFirst { before: None },
+            discarded: false,
+            ids: None,
             limit: 100,
             payload_bytes_max: usize::MAX,
         }
@@ -148,12 +167,20 @@ impl Reader {
     /// Quarantined messages, newest first.
     pub fn quarantine(&self, filter: &QuarantineFilter) -> Result<Vec<QuarantineRow>, StateError> {
         let connection = self.0.lock();
-        let mut select = connection.prepare_cached(
-            "SELECT id, received, source, topic, coalesce(substr(payload, 1, ?8), x''), length(payload), whole, reason, faults FROM quarantine
+        let (order, bound) = match filter.order {
+            QuarantineOrder::NewestFirst { before } => ("id < ?6 ORDER BY id DESC", before.unwrap_or(i64::MAX)),
+            QuarantineOrder::OldestFirst { after } => ("id > ?6 ORDER BY id", after),
+        };
+        let mut select = connection.prepare_cached(&format!(
+            "SELECT id, received, source, topic, coalesce(substr(payload, 1, ?8), x''), length(payload), whole, reason, faults,
+                readings, discarded, discarded_by, comment
+             FROM quarantine
              WHERE (?1 IS NULL OR reason = ?1) AND (?2 IS NULL OR source = ?2) AND (?3 IS NULL OR substr(topic, 1, length(?3)) = ?3)
-                AND (?4 IS NULL OR received >= ?4) AND (?5 IS NULL OR received < ?5) AND (?6 IS NULL OR id < ?6)
-             ORDER BY id DESC LIMIT ?7",
-        )?;
+                AND (?4 IS NULL OR received >= ?4) AND (?5 IS NULL OR received < ?5) AND (discarded IS NOT NULL) = ?9
+                AND (?10 IS NULL OR id IN (SELECT value FROM json_each(?10)))
+                AND {order} LIMIT ?7"
+        ))?;
+        let ids = filter.ids.as_ref().map(|ids| serde_json::Value::from(ids.as_slice()).to_string());
         let (from, to) = (filter.from.map(Timestamp::micros), filter.to.map(Timestamp::micros));
         let rows = select.query_map(
             params![
@@ -162,9 +189,11 @@ impl Reader {
                 filter.topic_prefix,
                 from,
                 to,
-                filter.before,
+                bound,
                 number(filter.limit),
-                number(filter.payload_bytes_max)
+                number(filter.payload_bytes_max),
+                filter.discarded,
+                ids
             ],
             quarantine_row,
         )?;
@@ -175,7 +204,8 @@ impl Reader {
     pub fn quarantined(&self, id: i64) -> Result<Option<QuarantineRow>, StateError> {
         let connection = self.0.lock();
         let mut select = connection.prepare_cached(
-            "SELECT id, received, source, topic, payload, length(payload), whole, reason, faults FROM quarantine WHERE id = ?1",
+            "SELECT id, received, source, topic, payload, length(payload), whole, reason, faults, readings, discarded, discarded_by, comment
+             FROM quarantine WHERE id = ?1",
         )?;
         Ok(select.query_row(params![id], quarantine_row).optional()?)
     }
@@ -183,7 +213,8 @@ impl Reader {
     /// How many messages are quarantined, by reason.
     pub fn quarantine_reasons(&self) -> Result<Vec<(String, i64)>, StateError> {
         let connection = self.0.lock();
-        let mut select = connection.prepare_cached("SELECT reason, count(*) FROM quarantine GROUP BY reason ORDER BY 2 DESC, 1")?;
+        let mut select = connection
+            .prepare_cached("SELECT reason, count(*) FROM quarantine WHERE discarded IS NULL GROUP BY reason ORDER BY 2 DESC, 1")?;
         let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
@@ -267,6 +298,11 @@ fn quarantine_row(row: &Row<'_>) -> Result<QuarantineRow, rusqlite::Error> {
         whole: row.get(6)?,
         reason: row.get(7)?,
         faults: row.get(8)?,
+        readings: row.get(9)?,
+        discarded: match (row.get(10)?, row.get(11)?, row.get(12)?) {
+            (Some(at), Some(by), Some(comment)) => Some(Discard { at: Timestamp::from_micros_clamped(at), by, comment }),
+            _ => None,
+        },
     })
 }
 

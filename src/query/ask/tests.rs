@@ -113,7 +113,7 @@ impl City {
                 vocabulary: Vocabulary::Catalogue,
                 readings: vec![reading],
             };
-            Entry { message, outcome: Ok(self.normaliser.normalise([readings], received, &bounds, |_device| None)) }
+            Entry { message, outcome: Ok(self.normaliser.normalise([readings], received, &bounds, |_device| None)), replay: None }
         };
         let entries: Vec<Entry> = told.iter().map(entry).collect();
         let mut known = self.known.lock();
@@ -129,7 +129,7 @@ impl City {
             }
         }
         let mut turn = self.database.turn();
-        let step = intake::step(self.database.live(), &Repeats::new(10, []), Limits { devices_max: 1_000 }, &entries);
+        let step = intake::step(self.database.live(), &Repeats::new(10, []), Limits { devices_max: 1_000 }, |_replay| false, &entries);
         turn.commit(step.commit).unwrap();
     }
 

@@ -77,6 +77,15 @@ impl Setup {
         self.set("alerts.rules", path.to_str().unwrap())
     }
 
+    /// Puts a catalogue in force: the built-in one and further properties.
+    pub(crate) fn properties(self, further: &serde_json::Value) -> Self {
+        let mut catalogue: serde_json::Value = serde_json::from_str(include_str!("../../../schemas/properties.json")).unwrap();
+        catalogue.as_array_mut().unwrap().extend(further.as_array().unwrap().iter().cloned());
+        let path = self.folder.path().join("properties.json");
+        std::fs::write(&path, catalogue.to_string()).unwrap();
+        self.set("city.properties", path.to_str().unwrap())
+    }
+
     fn section(&mut self, name: &str) -> &mut Table {
         self.config.entry(name).or_insert_with(|| Value::Table(Table::new())).as_table_mut().unwrap()
     }
@@ -141,6 +150,18 @@ impl Conca {
             (answer.status().as_u16(), answer.text().await.unwrap())
         };
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(answer)
+    }
+
+    /// Posts JSON to the interface: HTTP status and the answer.
+    pub(crate) fn post_json(&self, path: &str, body: &serde_json::Value) -> (u16, serde_json::Value) {
+        let address = format!("http://{}{path}", self.address.expect("it listens"));
+        let request = reqwest::Client::new().post(address).header("content-type", "application/json").body(body.to_string());
+        let answer = async {
+            let answer = request.send().await.unwrap();
+            (answer.status().as_u16(), answer.text().await.unwrap())
+        };
+        let (code, body) = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(answer);
+        (code, serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}")))
     }
 
     /// [`Conca::get`], the body as JSON.

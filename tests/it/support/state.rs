@@ -134,7 +134,7 @@ impl Store {
     pub(crate) fn receive(&self, entries: &[Entry]) {
         let mut turn = self.database.turn();
         let repeats = Repeats::new(1, []);
-        let step = intake::step(self.database.live(), &repeats, Limits { devices_max: 1_000 }, entries);
+        let step = intake::step(self.database.live(), &repeats, Limits { devices_max: 1_000 }, |_replay| false, entries);
         turn.commit(step.commit).unwrap();
     }
 
