@@ -52,6 +52,7 @@ mod quarantine;
 mod question;
 mod repair;
 mod rules;
+mod sending;
 mod server;
 mod stream;
 
@@ -68,6 +69,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 
 pub use description::description;
+pub use sending::SENDERS;
 
 use crate::alert::Desk;
 use crate::config::Config;
@@ -195,6 +197,7 @@ fn routes() -> OpenApiRouter<Shared> {
         .merge(alerts::routes())
         .merge(rules::routes())
         .merge(ledger::routes())
+        .merge(sending::routes())
         .merge(quarantine::routes())
         .merge(repair::routes())
         .merge(health::routes())

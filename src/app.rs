@@ -27,7 +27,7 @@ use crate::decode;
 use crate::ingest::{self, IngestError, Listening, SourceStatus};
 use crate::intake::{self, Gate, GateLimits, Repeats};
 use crate::metrics::Metrics;
-use crate::model::{Catalogue, CatalogueError, Clock, Districts, DistrictsError, Installations, InstallationsError, Timestamp};
+use crate::model::{Catalogue, CatalogueError, Clock, Districts, DistrictsError, Installations, InstallationsError, SourceName, Timestamp};
 use crate::normalise::{Normaliser, TimeBounds};
 use crate::state::{Database, Live, Reader, StateError};
 use crate::store::{Keeper, Lake, LakeError, LakeSettings, Schedule};
@@ -245,7 +245,13 @@ impl Service {
         });
 
         let converter = convert::Converter {
-            routes: config.ingest.sources.iter().map(|source| (source.name.clone(), route(source))).collect(),
+            routes: config
+                .ingest
+                .sources
+                .iter()
+                .map(|source| (source.name.clone(), route(source)))
+                .chain([http_route(&config.ingest.http)])
+                .collect(),
             limits: decode::Limits { payload_bytes_max: config.ingest.payload_bytes_max, readings_max: config.ingest.readings_max },
             normaliser: Normaliser::new(catalogue, Arc::clone(&districts)),
             installations,
@@ -258,6 +264,7 @@ impl Service {
             gate,
             listening,
             sources: statuses.clone(),
+            http: config.ingest.http.name.clone(),
             waiting: inlet.depth(),
             metrics,
             clock: Arc::clone(&clock),
@@ -414,6 +421,14 @@ fn route(source: &config::Source) -> convert::Route {
         forms: source.subscriptions.iter().map(|subscription| (subscription.topic.clone(), subscription.form())).collect(),
         bounds: TimeBounds { past_max: source.past_max.0, future_max: source.future_max.0, skew_max: source.skew_max.0 },
     }
+}
+
+/// What is sent over HTTP, under the topics that [`api::SENDERS`] gives it.
+fn http_route(source: &config::HttpSource) -> (SourceName, convert::Route) {
+    let forms =
+        api::SENDERS.iter().map(|(filter, decoder)| ((*filter).to_owned(), decode::Form { decoder: *decoder, ..decode::Form::default() }));
+    let bounds = TimeBounds { past_max: source.past_max.0, future_max: source.future_max.0, skew_max: source.skew_max.0 };
+    (source.name.clone(), convert::Route { forms: forms.collect(), bounds })
 }
 
 fn source_settings(source: &config::Source, section: &config::Ingest) -> ingest::Settings {

@@ -116,6 +116,23 @@ pub struct Ingest {
     pub readings_max: usize,
     /// One entry for each broker session.
     pub sources: Vec<Source>,
+    /// What is sent over HTTP.
+    pub http: HttpSource,
+}
+
+/// What is sent over HTTP.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpSource {
+    /// Its name in ledger and metrics.
+    #[schemars(with = "String", regex(pattern = r"^[A-Za-z0-9_.:-]{1,128}$"))]
+    pub name: SourceName,
+    /// Readings older than this are refused.
+    pub past_max: DurationText,
+    /// Readings whose time lies further ahead of our clock than this are refused.
+    pub future_max: DurationText,
+    /// Readings whose time lies further ahead than this are kept, but not believed.
+    pub skew_max: DurationText,
 }
 
 /// One broker session.
@@ -329,13 +346,15 @@ pub struct Token {
     pub sha256: TokenHash,
 }
 
-/// What a token may do; each role may do what those before it may.
+/// What a token may do; each role may do what those before it may, but only write, operate and admin send observations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, serde::Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
+    /// Send observations, and nothing else.
+    Write,
     /// Ask.
     Read,
-    /// Acknowledge and clear alerts.
+    /// Acknowledge and clear alerts, replay from the quarantine, send observations.
     Operate,
     /// Change rules and settings.
     Admin,
@@ -367,8 +386,9 @@ mod default {
 
     use std::time::Duration;
 
-    use super::{Alerts, Api, DurationText, Ingest, Intake, Lake, Log, LogFormat, Node, Query, Subscription};
+    use super::{Alerts, Api, DurationText, HttpSource, Ingest, Intake, Lake, Log, LogFormat, Node, Query, Subscription};
     use crate::decode::Decoder;
+    use crate::model::SourceName;
 
     const fn seconds(seconds: u64) -> DurationText {
         DurationText(Duration::from_secs(seconds))
@@ -426,7 +446,21 @@ mod default {
 
     impl Default for Ingest {
         fn default() -> Self {
-            Self { queue_messages: 16_384, queue_mib: 64, payload_bytes_max: 262_144, readings_max: 1_000, sources: Vec::new() }
+            Self {
+                queue_messages: 16_384,
+                queue_mib: 64,
+                payload_bytes_max: 262_144,
+                readings_max: 1_000,
+                sources: Vec::new(),
+                http: HttpSource::default(),
+            }
+        }
+    }
+
+    impl Default for HttpSource {
+        fn default() -> Self {
+            let name = SourceName::try_from("http").expect("an allowed name");
+            Self { name, past_max: past_max(), future_max: future_max(), skew_max: skew_max() }
         }
     }
 

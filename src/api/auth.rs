@@ -4,10 +4,10 @@
 //!   page in this machine's browser must not be "whoever": the `Host` must be a loopback name or address, so that no page
 //!   can point a name of its own at us (DNS rebinding), and what changes something must be `application/json`, which a page
 //!   of another origin cannot send without asking first (CSRF).
-//! - **With tokens** every request brings one: `Authorization: Bearer …`. Only hashes are compared.
+//! - **With tokens** every request brings one: `Authorization: Bearer …` or `Token …`. Only hashes are compared.
 //!
-//! Roles grow: read, operate, admin. Every address needs read, except what [`is_open`] lists; an endpoint that needs more
-//! takes [`Operator`] or [`Administrator`].
+//! Roles grow: write, read, operate, admin. Every address needs read, except what [`is_open`] lists and what takes a
+//! [`Sender`], which is write, operate or admin; an endpoint that needs more takes [`Operator`] or [`Administrator`].
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -28,6 +28,10 @@ pub(crate) struct Caller {
     pub(crate) role: Role,
 }
 
+/// Somebody who may send observations.
+#[derive(Clone, Debug)]
+pub(crate) struct Sender;
+
 /// Somebody who may look after alerts.
 #[derive(Clone, Debug)]
 pub(crate) struct Operator(pub(crate) Caller);
@@ -38,6 +42,14 @@ pub(crate) struct Administrator(pub(crate) Caller);
 
 /// The name of whoever is on this machine, where there are no tokens.
 const LOCAL: &str = "local";
+
+/// Refuses a reader's address to somebody who may only send.
+pub(super) fn check_role(caller: &Caller, path: &str) -> Result<(), Problem> {
+    if caller.role == Role::Write && !is_open(path) && !super::sending::is_sending(path) {
+        return Err(Problem::new(Kind::Forbidden, format!("{:?} has not the role read", caller.name)));
+    }
+    Ok(())
+}
 
 /// What needs no token.
 pub(super) fn is_open(path: &str) -> bool {
@@ -66,7 +78,8 @@ pub(super) fn identify(api: &config::Api, headers: &HeaderMap) -> Result<Caller,
 
 fn bearer(header: &str) -> Option<&str> {
     let (scheme, token) = header.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    // InfluxDB's clients say `Token`.
+    ["bearer", "token"].iter().any(|known| scheme.eq_ignore_ascii_case(known)).then(|| token.trim())
 }
 
 /// Refuses what a web page of somebody else could make this machine's browser send, where there are no tokens to tell.
@@ -79,7 +92,10 @@ pub(super) fn check_origin(api: &config::Api, method: &Method, uri: &Uri, header
     if !host.is_some_and(|host| is_ours(host, api.listen)) {
         return Err(Problem::new(Kind::Misdirected, "the header Host names neither this machine nor the address that is listened on"));
     }
-    if !method.is_safe() && !super::body::is_json(headers) {
+    // Devices send what they have. A browser says where its page comes from (Fetch, 3.2).
+    let is_page = headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site");
+    let is_free = super::sending::is_sending(uri.path()) && !is_page;
+    if !method.is_safe() && !is_free && !super::body::is_json(headers) {
         return Err(Problem::new(Kind::UnsupportedMediaType, "what changes something must have the content type application/json"));
     }
     Ok(())
@@ -105,6 +121,15 @@ impl FromRequestParts<Shared> for Caller {
 impl Caller {
     fn with(self, role: Role, word: &str) -> Result<Self, Problem> {
         if self.role >= role { Ok(self) } else { Err(Problem::new(Kind::Forbidden, format!("{:?} has not the role {word}", self.name))) }
+    }
+}
+
+impl FromRequestParts<Shared> for Sender {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, Problem> {
+        let caller = Caller::from_request_parts(parts, shared).await?;
+        if caller.role == Role::Write { Ok(Self) } else { caller.with(Role::Operate, "write").map(|_caller| Self) }
     }
 }
 
@@ -153,6 +178,7 @@ mod tests {
     fn a_bearer_is_read_as_the_standard_says() {
         assert_eq!(bearer("Bearer abc"), Some("abc"));
         assert_eq!(bearer("bearer  abc"), Some("abc"));
+        assert_eq!(bearer("Token abc"), Some("abc"));
         for other in ["abc", "Basic abc", ""] {
             assert_eq!(bearer(other), None);
         }

@@ -1,6 +1,7 @@
 //! Request bodies and paths, read strictly: media type, length, time, form.
 
 use std::fmt::Display;
+use std::io::Read as _;
 use std::str::FromStr;
 
 use axum::body::Bytes;
@@ -16,6 +17,10 @@ use super::problem::{Kind, Problem, Violation};
 /// A JSON body as a text, not looked into.
 #[derive(Clone, Debug)]
 pub(crate) struct JsonText(pub(crate) String);
+
+/// A body of any sort, unpacked where it says that it is packed (`Content-Encoding: gzip`).
+#[derive(Clone, Debug)]
+pub(crate) struct RawBody(pub(crate) Vec<u8>);
 
 /// A JSON body.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +49,32 @@ impl FromRequest<Shared> for JsonText {
         let bytes = bytes.map_err(|_elapsed| Problem::new(Kind::RequestTimeout, "the body did not arrive in time"))??;
         let text = String::from_utf8(bytes).map_err(|error| invalid(format!("not UTF-8: {error}")))?;
         Ok(Self(text))
+    }
+}
+
+impl FromRequest<Shared> for RawBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, shared: &Shared) -> Result<Self, Problem> {
+        let api = &shared.context.config.api;
+        let coding = request.headers().get(header::CONTENT_ENCODING).map(|value| value.as_bytes().to_ascii_lowercase());
+        let bytes = tokio::time::timeout(api.request_timeout.0, read(request, api.body_bytes_max)).await;
+        let bytes = bytes.map_err(|_elapsed| Problem::new(Kind::RequestTimeout, "the body did not arrive in time"))??;
+        match coding.as_deref() {
+            None | Some(b"identity") => Ok(Self(bytes)),
+            Some(b"gzip" | b"x-gzip") => {
+                // Unpacked, a small body can be a very large one.
+                let bytes_max = api.body_bytes_max;
+                let mut unpacked = Vec::new();
+                let mut reader = flate2::read::MultiGzDecoder::new(bytes.as_slice()).take(bytes_max as u64 + 1);
+                reader.read_to_end(&mut unpacked).map_err(|error| invalid(format!("not gzip: {error}")))?;
+                if unpacked.len() > bytes_max {
+                    return Err(Problem::new(Kind::BodyTooLarge, format!("at most {bytes_max} bytes are allowed, unpacked too")));
+                }
+                Ok(Self(unpacked))
+            }
+            Some(_other) => Err(Problem::new(Kind::UnsupportedMediaType, "the content encoding must be gzip or identity")),
+        }
     }
 }
 

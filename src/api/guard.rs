@@ -75,6 +75,9 @@ async fn admit(State(shared): State<Shared>, mut request: Request, next: Next) -
     }
     match auth::identify(api, request.headers()) {
         Ok(caller) => {
+            if let Err(problem) = auth::check_role(&caller, uri.path()) {
+                return problem.into_response();
+            }
             request.extensions_mut().insert(caller);
         }
         Err(_unknown) if auth::is_open(uri.path()) => {}

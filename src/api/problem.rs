@@ -50,6 +50,8 @@ pub(crate) enum Kind {
     UnsupportedMediaType,
     /// Another host was meant.
     Misdirected,
+    /// Nothing of a message is accepted.
+    Refused,
     /// The rules contradict themselves or the city.
     InvalidRules,
     /// The question makes no sense, for this property for instance.
@@ -76,7 +78,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub(super) const ALL: [Self; 24] = [
+    pub(super) const ALL: [Self; 25] = [
         Self::InvalidParameters,
         Self::InvalidBody,
         Self::Unauthenticated,
@@ -90,6 +92,7 @@ impl Kind {
         Self::AddressTooLong,
         Self::UnsupportedMediaType,
         Self::Misdirected,
+        Self::Refused,
         Self::InvalidRules,
         Self::InvalidQuestion,
         Self::QuestionTooLarge,
@@ -141,6 +144,12 @@ impl Kind {
             Self::RequestTimeout => {
                 (S::REQUEST_TIMEOUT, "request-timeout", "The request took too long to arrive", "Send the body faster, or less of it.")
             }
+            Self::Refused => (
+                S::UNPROCESSABLE_ENTITY,
+                "refused",
+                "Nothing of it is accepted",
+                "The message is in the quarantine, with the same reasons; it can be replayed from there once they are mended.",
+            ),
             Self::Conflict => {
                 (S::CONFLICT, "conflict", "Not in this state", "What is asked for is not possible any more, or not yet. Look at it again.")
             }

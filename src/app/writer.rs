@@ -16,7 +16,7 @@ use crate::alert::{Desk, Evidence, Facts, Observed, Step};
 use crate::ingest::{Depth, Listening, SourceStatus};
 use crate::intake::{self, Entry, Gate, Limits, Repeats};
 use crate::metrics::{LaneLabel, Metrics, Outcome, OutcomeLabels};
-use crate::model::{Clock, DeviceObservations, Districts, Normalised, Settled, Timestamp, Verdict};
+use crate::model::{Clock, DeviceObservations, Districts, Normalised, Settled, SourceName, Timestamp, Verdict};
 use crate::state::{Database, StateError};
 
 /// Batches of the converter that one commit takes at most.
@@ -34,6 +34,8 @@ pub(super) struct Writer {
     pub(super) gate: Arc<Gate>,
     pub(super) listening: Arc<Listening>,
     pub(super) sources: Vec<Arc<SourceStatus>>,
+    /// The name of what comes over HTTP.
+    pub(super) http: SourceName,
     pub(super) waiting: Depth,
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Arc<dyn Clock>,
@@ -154,11 +156,11 @@ impl Writer {
 
     /// Counts what a durable batch was, and takes note of which sources are heard as they speak.
     fn account(&self, entries: &[Entry], settled: &[Settled]) {
-        for source in &self.sources {
+        for source in self.sources.iter().map(|source| &source.name).chain([&self.http]) {
             let (mut accepted, mut rejected, mut repeated) = (0, 0, 0);
             let mut fresh = None;
             for (entry, settled) in
-                entries.iter().zip(settled).filter(|(entry, _settled)| entry.replay.is_none() && entry.message.source == source.name)
+                entries.iter().zip(settled).filter(|(entry, _settled)| entry.replay.is_none() && entry.message.source == *source)
             {
                 match settled {
                     Settled::Accepted => accepted += 1,
@@ -175,13 +177,13 @@ impl Writer {
                 }
                 let newest = entry.outcome.as_ref().ok().and_then(newest);
                 if let Some((newest, _value)) = newest.filter(|_newest| fresh.is_none() && !entry.message.retained) {
-                    self.listening.hear(source.name.as_str(), entry.message.received, newest);
+                    self.listening.hear(source.as_str(), entry.message.received, newest);
                     fresh = (entry.message.received.since(newest) < Duration::from_secs(1)).then_some(());
                 }
             }
-            self.count(source.name.as_str(), Outcome::Accepted, accepted);
-            self.count(source.name.as_str(), Outcome::Rejected, rejected);
-            self.count(source.name.as_str(), Outcome::Repeated, repeated);
+            self.count(source.as_str(), Outcome::Accepted, accepted);
+            self.count(source.as_str(), Outcome::Rejected, rejected);
+            self.count(source.as_str(), Outcome::Repeated, repeated);
         }
     }
 }

@@ -88,7 +88,7 @@ pub(super) fn values(config: &Config, problems: &mut Vec<Problem>) {
     if config.intake.digests_kept < in_flight {
         report("intake.digests_kept", &format!("must be at least {in_flight}, four times what the sources may have in flight"));
     }
-    let mut names = HashSet::new();
+    let mut names: HashSet<&str> = HashSet::from_iter([config.ingest.http.name.as_str()]);
     for (index, source) in sources.iter().enumerate() {
         for (key, problem) in source_problems(source) {
             report(&format!("ingest.sources[{index}].{key}"), &problem);
