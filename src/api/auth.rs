@@ -53,7 +53,7 @@ pub(super) fn check_role(caller: &Caller, path: &str) -> Result<(), Problem> {
 
 /// What needs no token.
 pub(super) fn is_open(path: &str) -> bool {
-    const DOCUMENTS: [&str; 3] = ["/health", "/openapi.json", "/docs"];
+    const DOCUMENTS: [&str; 4] = ["/", "/health", "/openapi.json", "/docs"];
     DOCUMENTS.contains(&path) || path.starts_with("/docs/") || path.starts_with("/problems/")
 }
 

@@ -64,11 +64,12 @@ pub fn description() -> serde_json::Value {
     serde_json::to_value(super::routes().into_openapi()).expect("plain data always serialises")
 }
 
-/// `/openapi.json`, `/docs`, `/problems/{type}`.
+/// `/`, `/openapi.json`, `/docs`, `/problems/{type}`.
 pub(super) fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::default()
         .routes(routes!(show_description))
         .routes(routes!(explain_problem))
+        .route("/", get(|| async { Redirect::to("/docs/") }))
         .route("/docs", get(|| async { Redirect::to("/docs/") }))
         .route("/docs/", get(|headers: HeaderMap| async move { page(&headers, "index.html") }))
         .route("/docs/{*file}", get(|headers: HeaderMap, Path(file): Path<String>| async move { page(&headers, &file) }))

@@ -47,6 +47,8 @@ async fn with_tokens_everything_but_what_is_open_needs_one() {
     for open in ["/openapi.json", "/docs/", "/problems/busy"] {
         assert_eq!(town.send(Method::GET, open, &[("host", "conca.example")], "").await.status, 200, "{open}");
     }
+    let root = town.get("/").await;
+    assert_eq!((root.status, root.header("location")), (StatusCode::SEE_OTHER, "/docs/"));
     let anonymous = town.get("/v1/nothing").await;
     assert_eq!((anonymous.status, anonymous.problem().as_str()), (StatusCode::UNAUTHORIZED, "unauthenticated"));
     assert_eq!(anonymous.header("www-authenticate"), "Bearer realm=\"conca\"");
