@@ -12,6 +12,7 @@
 )]
 
 mod alerts;
+mod browser;
 mod cli;
 mod clocks;
 mod crash_points;

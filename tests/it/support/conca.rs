@@ -142,6 +142,11 @@ pub(crate) struct Conca {
 }
 
 impl Conca {
+    /// Where the interface is: `http://` and its address.
+    pub(crate) fn origin(&self) -> String {
+        format!("http://{}", self.address.expect("it listens"))
+    }
+
     /// Asks the interface: HTTP status and body.
     pub(crate) fn get(&self, path: &str) -> (u16, String) {
         let address = format!("http://{}{path}", self.address.expect("it listens"));
