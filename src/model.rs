@@ -6,17 +6,17 @@
 mod district;
 mod duration;
 mod id;
-mod installation;
 mod observation;
 mod position;
 mod property;
+mod registration;
 mod time;
 
 pub use district::{District, DistrictIndex, Districts, DistrictsError};
 pub use duration::{DurationText, InvalidDuration};
 pub use id::{DeviceId, DeviceKind, InvalidName, SourceName};
-pub use installation::{Installations, InstallationsError};
 pub use observation::{Fault, Flags, Message, Normalised, Observation, Original, Reading, Readings, Reason, Service, Value};
 pub use position::{InvalidPosition, Position};
 pub use property::{Catalogue, CatalogueError, Domain, Kind, Property, PropertyIndex, StateCode, Summary, Title};
+pub use registration::{Class, Installation, Registration, RegistrationDocument, RegistrationProblem, Registry};
 pub use time::{Clock, InvalidTime, ManualClock, SystemClock, Timestamp};

@@ -12,7 +12,7 @@ use unit::{Conversions, UnitError};
 
 use crate::model::{
     Catalogue, DistrictIndex, Districts, Fault, Flags, Kind, Normalised, Observation, Original, Position, Property, PropertyIndex, Reading,
-    Readings, Reason, Summary, Timestamp, Value,
+    Readings, Reason, Registration, Summary, Timestamp, Value,
 };
 
 /// Which times a source may send, against the time of receipt.
@@ -51,14 +51,20 @@ impl Normaliser {
         Self { catalogue, districts, conversions: Conversions::default() }
     }
 
-    /// Normalises what was decoded of a message received at `received`; `installed` is where the registry places the
-    /// device, for messages that say nothing of it.
-    pub fn normalise(&self, readings: Readings<'_>, received: Timestamp, bounds: &TimeBounds, installed: Option<Position>) -> Normalised {
+    /// Normalises what was decoded of a message received at `received`; `registered` is what the registry says of the
+    /// device: where it was at a reading's own time, for messages that say nothing of it.
+    pub fn normalise(
+        &self,
+        readings: Readings<'_>,
+        received: Timestamp,
+        bounds: &TimeBounds,
+        registered: Option<&Registration>,
+    ) -> Normalised {
         let Readings { device, kind, domain, readings, mut faults } = readings;
         let mut observations = Vec::with_capacity(readings.len());
         let mut located: Option<Located> = None;
         for reading in readings {
-            let place = reading.position.or(installed).map(|position| match located {
+            let place = reading.position.or_else(|| registered?.position_at(reading.time)).map(|position| match located {
                 Some(known) if known.position == position => known,
                 _ => *located.insert(self.locate(position)),
             });
@@ -71,10 +77,18 @@ impl Normaliser {
     }
 
     fn locate(&self, position: Position) -> Located {
-        // (0, 0) is what receivers without a fix send.
-        let nowhere = position.longitude() == 0.0 && position.latitude() == 0.0;
-        let flags = if nowhere || self.districts.is_off_city(position) { Flags::OFF_CITY } else { Flags::empty() };
-        Located { position, district: self.districts.find(position), flags }
+        let (longitude, latitude) = (position.longitude(), position.latitude());
+        let flags = if longitude == 0.0 && latitude == 0.0 {
+            Flags::NO_FIX
+        } else if !self.districts.is_off_city(position) {
+            Flags::empty()
+        } else if Position::new(latitude, longitude).is_ok_and(|swapped| !self.districts.is_off_city(swapped)) {
+            Flags::SWAPPED
+        } else {
+            Flags::OFF_CITY
+        };
+        let district = if flags.is_empty() { self.districts.find(position) } else { None };
+        Located { position, district, flags }
     }
 
     fn observation(

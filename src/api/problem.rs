@@ -52,6 +52,10 @@ pub(crate) enum Kind {
     Misdirected,
     /// The rules contradict themselves or the city.
     InvalidRules,
+    /// What is said of devices contradicts itself.
+    InvalidRegistry,
+    /// The thing is another than the caller looked at.
+    PreconditionFailed,
     /// The question makes no sense, for this property for instance.
     InvalidQuestion,
     /// The question would take more than questions may.
@@ -76,7 +80,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub(super) const ALL: [Self; 24] = [
+    pub(super) const ALL: [Self; 26] = [
         Self::InvalidParameters,
         Self::InvalidBody,
         Self::Unauthenticated,
@@ -91,6 +95,8 @@ impl Kind {
         Self::UnsupportedMediaType,
         Self::Misdirected,
         Self::InvalidRules,
+        Self::InvalidRegistry,
+        Self::PreconditionFailed,
         Self::InvalidQuestion,
         Self::QuestionTooLarge,
         Self::TooManyRequests,
@@ -113,7 +119,7 @@ impl Kind {
                 "Invalid parameters",
                 "`errors` names each parameter and says what it must be. Unknown parameters are refused too: a misspelt filter would answer another question.",
             ),
-            Self::InvalidBody => (S::BAD_REQUEST, "invalid-body", "Invalid body", "The body is not JSON of the described form."),
+            Self::InvalidBody => (S::BAD_REQUEST, "invalid-body", "Invalid body", "The body is not JSON or CSV of the described form."),
             Self::Unauthenticated => (
                 S::UNAUTHORIZED,
                 "unauthenticated",
@@ -150,9 +156,12 @@ impl Kind {
             Self::AddressTooLong => {
                 (S::URI_TOO_LONG, "address-too-long", "The address is too long", "Ask for fewer devices or properties at once.")
             }
-            Self::UnsupportedMediaType => {
-                (S::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported media type", "Send `Content-Type: application/json`.")
-            }
+            Self::UnsupportedMediaType => (
+                S::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported-media-type",
+                "Unsupported media type",
+                "`detail` says which `Content-Type` is expected.",
+            ),
             Self::Misdirected => (
                 S::MISDIRECTED_REQUEST,
                 "misdirected",
@@ -164,6 +173,18 @@ impl Kind {
                 "invalid-rules",
                 "The rules are not valid",
                 "`errors` lists every problem with its place in the document. Nothing has changed.",
+            ),
+            Self::InvalidRegistry => (
+                S::UNPROCESSABLE_ENTITY,
+                "invalid-registry",
+                "What is said of devices is not valid",
+                "`errors` lists every problem with its place: line and column of CSV, JSON pointer of JSON. Nothing has changed.",
+            ),
+            Self::PreconditionFailed => (
+                S::PRECONDITION_FAILED,
+                "precondition-failed",
+                "Changed by somebody else",
+                "`If-Match` or `If-None-Match` does not hold any more: look at it again, then decide.",
             ),
             Self::InvalidQuestion => (
                 S::UNPROCESSABLE_ENTITY,
@@ -340,6 +361,12 @@ impl Problem {
         self.0.kind
     }
 
+    /// Everything that is wrong with the request.
+    #[cfg(test)]
+    pub(super) fn violations(&self) -> &[Violation] {
+        &self.0.errors
+    }
+
     fn detailed(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
         self.0.detail = Some(detail.into().into_owned());
         self
@@ -418,6 +445,7 @@ impl From<AskError> for Problem {
             AskError::PageSize { .. } => parameter("limit"),
             AskError::Function(_) => Self::new(Kind::InvalidQuestion, error.to_string()),
             AskError::Windows(WindowsError::TooMany { .. })
+            | AskError::TooManyTimes { .. }
             | AskError::Aggregate(AggregateError::TooManySlots { .. } | AggregateError::TooManyRows { .. })
             | AskError::TooManyKinds(_) => Self::new(Kind::QuestionTooLarge, error.to_string()),
             AskError::Aggregate(AggregateError::Unordered { .. }) => Self::internal(&error),
@@ -474,7 +502,7 @@ pub(crate) enum BodyErrors {
     /// The body is longer than `api.body_bytes_max`.
     #[response(status = 413, content_type = "application/problem+json")]
     TooLarge(Details),
-    /// The body is not declared as `application/json`.
+    /// The body is declared as another media type.
     #[response(status = 415, content_type = "application/problem+json")]
     MediaType(Details),
 }

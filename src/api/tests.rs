@@ -17,7 +17,7 @@ use crate::decode::{Decoder, Limits};
 use crate::ingest::{self, Inlet, Listening};
 use crate::intake::{self, Entry, Gate, GateLimits, Repeats};
 use crate::metrics::Metrics;
-use crate::model::{Catalogue, Clock, Districts, ManualClock, Message, Service, SourceName, Timestamp};
+use crate::model::{Catalogue, Clock, Districts, ManualClock, Message, Readings, Service, SourceName, Timestamp};
 use crate::normalise::{Normaliser, TimeBounds};
 use crate::state::{Database, Reader};
 use crate::store::{Keeper, Lake, LakeSettings, Schedule};
@@ -27,6 +27,7 @@ mod connections;
 mod frame;
 mod history;
 mod messages;
+mod registry;
 mod stream;
 
 /// The instant at which a town begins: 2023-11-14T22:13:20Z.
@@ -147,6 +148,7 @@ impl Town {
         let day = Duration::from_hours(24);
         let bounds = TimeBounds { past_max: day * 36_500, future_max: day, skew_max: Duration::from_mins(5) };
         let limits = Limits { payload_bytes_max: 100_000, readings_max: 100 };
+        let registry = database.live().registry();
         let entry = |(topic, payload): &(&str, &str)| {
             let message = Message {
                 source: SourceName::try_from("main").unwrap(),
@@ -157,7 +159,11 @@ impl Town {
                 retained: false,
             };
             let readings = Decoder::V1.decode(topic, payload.as_bytes(), &limits);
-            Entry { message, outcome: readings.map(|readings| self.normaliser.normalise(readings, received, &bounds, None)) }
+            let normalise = |readings: Readings<'_>| {
+                let registered = registry.find(readings.device.as_str()).map(Arc::as_ref);
+                self.normaliser.normalise(readings, received, &bounds, registered)
+            };
+            Entry { message, outcome: readings.map(normalise) }
         };
         let entries: Vec<Entry> = messages.iter().map(entry).collect();
         let mut turn = database.turn();

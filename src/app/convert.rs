@@ -11,8 +11,9 @@ use tokio::sync::mpsc;
 use crate::decode::{Decoder, Limits};
 use crate::ingest::{self, Delivery, Receipt};
 use crate::intake::Entry;
-use crate::model::{Fault, Installations, Message, Normalised, Reason, SourceName};
+use crate::model::{Fault, Message, Normalised, Reason, Registry, SourceName};
 use crate::normalise::{Normaliser, TimeBounds};
+use crate::state::Live;
 
 /// Entries with the right to acknowledge each.
 #[derive(Debug, Default)]
@@ -35,7 +36,8 @@ pub(super) struct Converter {
     pub(super) routes: HashMap<SourceName, Route>,
     pub(super) limits: Limits,
     pub(super) normaliser: Normaliser,
-    pub(super) installations: Arc<Installations>,
+    /// Has the registry.
+    pub(super) live: Arc<Live>,
 }
 
 impl Converter {
@@ -51,9 +53,11 @@ impl Converter {
                     deliveries.push(delivery);
                 }
             }
+            // Looked at after the last message was taken: whoever changed it before a message was sent finds it changed.
+            let registry = self.live.registry();
             let mut batch = Batch { entries: Vec::with_capacity(deliveries.len()), receipts: Vec::with_capacity(deliveries.len()) };
             for Delivery { message, receipt } in deliveries.drain(..) {
-                batch.entries.push(self.entry(message));
+                batch.entries.push(self.entry(message, &registry));
                 batch.receipts.push(receipt);
             }
             if batches.blocking_send(batch).is_err() {
@@ -62,13 +66,13 @@ impl Converter {
         }
     }
 
-    fn entry(&self, message: Message) -> Entry {
+    fn entry(&self, message: Message, registry: &Registry) -> Entry {
         // Whatever a message makes of the program, it does it alone.
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.convert(&message))).unwrap_or_else(|_panic| Err(panicked()));
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.convert(&message, registry))).unwrap_or_else(|_panic| Err(panicked()));
         Entry { message, outcome }
     }
 
-    fn convert(&self, message: &Message) -> Result<Normalised, Fault> {
+    fn convert(&self, message: &Message, registry: &Registry) -> Result<Normalised, Fault> {
         let route = self.routes.get(&message.source);
         let found = route.and_then(|route| {
             let decoder = route.decoders.iter().find(|(filter, _decoder)| ingest::matches(filter, &message.topic));
@@ -79,8 +83,8 @@ impl Converter {
             return Err(Fault { reason: Reason::Topic, at: String::new(), detail });
         };
         let readings = decoder.decode(&message.topic, &message.payload, &self.limits)?;
-        let installed = self.installations.find(&readings.device);
-        Ok(self.normaliser.normalise(readings, message.received, bounds, installed))
+        let registered = registry.find(readings.device.as_str()).map(Arc::as_ref);
+        Ok(self.normaliser.normalise(readings, message.received, bounds, registered))
     }
 }
 
