@@ -72,7 +72,8 @@ impl Districts {
         Self::parse(BUILT_IN).expect("a test reads the built-in districts")
     }
 
-    /// Reads a GeoJSON feature collection of (multi)polygons in WGS 84 with the properties `id` and `name`.
+    /// Reads a GeoJSON feature collection of (multi)polygons in WGS 84 with the properties `id` and `name`; features may have the
+    /// id as their own instead.
     pub fn parse(text: &str) -> Result<Self, DistrictsError> {
         let collection: geojson::FeatureCollection =
             text.parse::<geojson::GeoJson>().and_then(geojson::FeatureCollection::try_from).map_err(DistrictsError::Malformed)?;
@@ -86,7 +87,11 @@ impl Districts {
                 Some(Value::Number(number)) => Some(number.to_string()),
                 _ => None,
             };
-            let id = property("id").ok_or(problem("has no property `id`"))?;
+            let own = || match feature.id.clone()? {
+                geojson::feature::Id::String(text) => Some(text),
+                geojson::feature::Id::Number(number) => Some(number.to_string()),
+            };
+            let id = property("id").or_else(own).ok_or(problem("has no id"))?;
             let name = property("name").ok_or(problem("has no property `name`"))?;
             let geometry = feature.geometry.ok_or(problem("has no geometry"))?;
             let geometry = geo::Geometry::<f64>::try_from(geometry).map_err(|_error| problem("its geometry cannot be read"))?;

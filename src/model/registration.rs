@@ -46,6 +46,7 @@ pub struct Installation {
     pub to: Option<Timestamp>,
     /// Where observations were made whose messages do not say it themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Position")]
     pub position: Option<Position>,
     /// Above sea level, in metres.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -87,9 +88,11 @@ pub struct RegistrationDocument {
     #[schema(value_type = String, example = "air-station")]
     pub kind: DeviceKind,
     /// Its part of city life.
+    #[schemars(with = "String", extend("enum" = ["mobility", "environment", "energy", "security"]))]
     pub domain: Domain,
     /// What its values are good for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("enum" = ["reference", "indicative", null]))]
     pub class: Option<Class>,
     /// Expected time between two of its messages, in seconds. Left out: it is learned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -151,7 +154,8 @@ impl TryFrom<RegistrationDocument> for Registration {
         for (before, place) in places.iter().zip(places.iter().skip(1)) {
             let ends = document.installations.get(*before).and_then(|installation| installation.to);
             if from(place) == from(before) || ends.is_some_and(|ends| from(place).is_none_or(|from| from < ends)) {
-                refuse(format!("/installations/{place}/from"), &format!("overlaps installation {before}"));
+                let begins = from(before).map_or_else(|| "without a beginning".to_owned(), |from| format!("that begins at {from}"));
+                refuse(format!("/installations/{place}/from"), &format!("overlaps the installation {begins}"));
             }
         }
         if !problems.is_empty() {
@@ -259,9 +263,15 @@ mod tests {
     fn every_problem_is_named() {
         for (installations, expected) in [
             (format!(r#"[{{"from": "{MARCH}", "to": "{MARCH}"}}]"#), "/installations/0/to must be after `from`"),
-            (format!(r#"[{{"from": "{MARCH}"}}, {{"from": "{MARCH}"}}]"#), "/installations/1/from overlaps installation 0"),
-            (format!(r#"[{{"from": "{MARCH}"}}, {{"to": "{JUNE}"}}]"#), "/installations/0/from overlaps installation 1"),
-            (r#"[{"owner": "a"}, {"owner": "b"}]"#.to_owned(), "/installations/1/from overlaps installation 0"),
+            (
+                format!(r#"[{{"from": "{MARCH}"}}, {{"from": "{MARCH}"}}]"#),
+                "/installations/1/from overlaps the installation that begins at 2026-03-01T00:00:00Z",
+            ),
+            (
+                format!(r#"[{{"from": "{MARCH}"}}, {{"to": "{JUNE}"}}]"#),
+                "/installations/0/from overlaps the installation without a beginning",
+            ),
+            (r#"[{"owner": "a"}, {"owner": "b"}]"#.to_owned(), "/installations/1/from overlaps the installation without a beginning"),
             ("[{}]".to_owned(), "/installations/0 says nothing"),
             (
                 r#"[{"model": " x"}]"#.to_owned(),

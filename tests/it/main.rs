@@ -22,5 +22,6 @@ mod layering;
 mod material;
 mod model;
 mod overload;
+mod registry;
 mod schemas;
 mod support;

@@ -6,6 +6,8 @@ use std::sync::LazyLock;
 
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
+use jsonschema::ValidationError;
+use jsonschema::error::ValidationErrorKind;
 use serde_json::{Map, Value, json};
 
 use super::super::devices::DeviceLine;
@@ -93,7 +95,7 @@ fn all(documents: Vec<Value>, name: impl Fn(usize, &str) -> String) -> Result<Ve
 fn registration(document: Value) -> Result<Registration, Vec<RegistrationProblem>> {
     let problem = |at: &str, problem: String| RegistrationProblem { at: at.to_owned(), problem };
     let mut problems: Vec<RegistrationProblem> =
-        SCHEMA.iter_errors(&document).map(|error| problem(error.instance_path().as_str(), error.to_string())).collect();
+        SCHEMA.iter_errors(&document).map(|error| problem(error.instance_path().as_str(), told(&error))).collect();
     if !problems.is_empty() {
         // The validator's own order differs from run to run.
         problems.sort_unstable_by(|one, other| (&one.at, &one.problem).cmp(&(&other.at, &other.problem)));
@@ -101,6 +103,14 @@ fn registration(document: Value) -> Result<Registration, Vec<RegistrationProblem
     }
     let document: RegistrationDocument = serde_json::from_value(document).map_err(|error| vec![problem("", error.to_string())])?;
     Registration::try_from(document)
+}
+
+fn told(error: &ValidationError<'_>) -> String {
+    match error.kind() {
+        // The validator itself names the first ones only.
+        ValidationErrorKind::Enum { options } => format!("{} is none of {options}", error.instance()),
+        _ => error.to_string(),
+    }
 }
 
 fn violation(name: String, problem: String) -> Violation {
@@ -334,7 +344,7 @@ mod tests {
              m-1,meter,energy,,,yesterday,13.3,95,high\n\
              m-2,,energy,,1.5,,13.3,,\n",
             &[
-                "line 2, class: \"best\" is not valid under any of the schemas listed in the 'anyOf' keyword",
+                "line 2, class: \"best\" is none of [\"reference\",\"indicative\",null]",
                 "line 2, id: \"a b\" does not match \"^[A-Za-z0-9_.:-]{1,128}$\"",
                 "line 2, interval_s: 0 is less than the minimum of 1",
                 "line 4, altitude_m: \"high\" is not of types \"null\", \"number\"",
@@ -342,7 +352,7 @@ mod tests {
                 "line 4, latitude: 95 is greater than the maximum of 90",
                 "line 5: \"kind\" is a required property",
                 "line 5, longitude and latitude: \"lat\" is a required property",
-                "line 5, interval_s: 1.5 is not of types \"integer\", \"null\"",
+                "line 5, interval_s: 1.5 is not of types \"null\", \"integer\"",
             ],
         );
         check(
@@ -354,8 +364,11 @@ mod tests {
             ],
         );
         check(
-            "id,kind,domain,from,model\nm-1,meter,device,2026-03-01T00:00:00Z,a\nm-1,meter,device,2026-03-01T00:00:00Z,b\n",
-            &["line 2, domain: must be mobility, environment, energy or security", "line 3, from: overlaps installation 0"],
+            "id,kind,domain,from,model\nm-1,meter,energy,2026-03-01T00:00:00Z,a\nm-1,meter,energy,2026-03-01T00:00:00Z,b\nm-2,meter,device,,\n",
+            &[
+                "line 3, from: overlaps the installation that begins at 2026-03-01T00:00:00Z",
+                "line 4, domain: \"device\" is none of [\"mobility\",\"environment\",\"energy\",\"security\"]",
+            ],
         );
     }
 

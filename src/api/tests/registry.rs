@@ -131,7 +131,7 @@ async fn nobody_s_change_is_lost() {
 #[tokio::test]
 async fn what_is_wrong_with_a_registration_is_told_with_its_place() {
     let town = Town::new("").await;
-    let wrong = json!({ "id": "meter-1", "kind": "energy meter", "domain": "water", "interval_s": 0.5, "installations": [{ "position": { "lon": 13.3 } }], "more": 1 });
+    let wrong = json!({ "id": "meter-1", "kind": "energy meter", "domain": "water", "interval_s": 1.5, "installations": [{ "position": { "lon": 13.3 } }], "more": 1 });
     let refused = put(&town, "meter-1", &wrong, &[]).await;
     let names: Vec<String> =
         refused.json()["errors"].as_array().unwrap().iter().map(|error| error["name"].as_str().unwrap().to_owned()).collect();
@@ -219,12 +219,12 @@ async fn health_says_why() {
     let town = Town::new("").await;
     for minute in 0..50 {
         let value = if minute < 10 { 4_000.0 } else { 20.0 };
-        town.measure("air-1", "pm10", -5_940 + minute * 60, value);
+        town.measure("air-1", "pm10", -6_000 + minute * 60, value);
     }
     for minute in 60..100 {
         let position = if minute < 80 { json!({ "lon": 38.11, "lat": 13.36 }) } else { json!({ "lon": 13.36, "lat": 38.11 }) };
         let payload =
-            json!({ "time": Town::at(-5_940 + minute * 60), "position": position, "readings": { "pm10": 20.0, "battery_level": 25.0 } });
+            json!({ "time": Town::at(-6_000 + minute * 60), "position": position, "readings": { "pm10": 20.0, "battery_level": 25.0 } });
         town.hear(&[("conca/v1/environment/air-station/air-1", &payload.to_string())]);
     }
     let health = town.get_json("/v1/devices/air-1/health").await;
@@ -238,11 +238,11 @@ async fn health_says_why() {
     let completeness = &health["completeness"];
     assert_eq!(
         (&completeness["times"], &completeness["times_expected"], &health["from"]),
-        (&json!(90), &json!(99.0), &json!(Town::at(-5_940)))
+        (&json!(90), &json!(100.0), &json!(Town::at(-6_000)))
     );
     assert_eq!(completeness["interval"], json!({ "seconds": 60.0, "source": "learned" }));
     assert_eq!((&health["freshness"]["score"], &health["battery"]["level"]), (&json!(100.0), &json!(25.0)));
-    let score = 100.0 * (0.4 * (80.0 + 20.0) / 130.0 + 0.3 * 90.0 / 99.0 + 0.2 + 0.1 * 0.5);
+    let score = 100.0 * (0.4 * (80.0 + 20.0) / 130.0 + 0.3 * 90.0 / 100.0 + 0.2 + 0.1 * 0.5);
     assert!((health["score"].as_f64().unwrap() - score).abs() < 1e-9, "{health}");
     let one = town.get_json("/v1/devices/air-1").await;
     assert_eq!(one["battery"], json!({ "level": 25.0, "voltage": null }));
