@@ -31,7 +31,7 @@ fn districts(conca: &Conca, device: &str) -> BTreeMap<i64, Value> {
 #[test]
 fn imported_devices_are_placed_where_they_were_at_each_reading_s_time() {
     let broker = Broker::start();
-    let setup = Setup::of(&broker);
+    let setup = Setup::of(&broker).set("lake.flush_after", "1s").set("lake.merge_every", "1s");
     let conca = setup.start();
     let mut publisher = Publisher::connect(broker.address());
     publisher.send(&[tell("meter-1", MOVED + 1_000, 1.0)]);

@@ -185,7 +185,8 @@ struct Table {
 
 impl Table {
     fn read(text: &str) -> Result<Self, Problem> {
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        // The reader counts a line too few where they end with CRLF.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text).replace("\r\n", "\n");
         let mut reader = csv::ReaderBuilder::new().flexible(true).trim(csv::Trim::All).from_reader(text.as_bytes());
         let header = reader.headers().map_err(|error| unreadable(error.to_string()))?.clone();
         let mut problems = Vec::new();
@@ -302,9 +303,12 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, expected: &[&str]) {
-        let problem = table(text).map(|registrations| registrations.len()).unwrap_err();
-        let told: Vec<String> = problem.violations().iter().map(|violation| format!("{}: {}", violation.name, violation.problem)).collect();
-        assert_eq!(told, expected, "{text}");
+        for text in [text.to_owned(), text.replace('\n', "\r\n")] {
+            let problem = table(&text).map(|registrations| registrations.len()).unwrap_err();
+            let told: Vec<String> =
+                problem.violations().iter().map(|violation| format!("{}: {}", violation.name, violation.problem)).collect();
+            assert_eq!(told, expected, "{text}");
+        }
     }
 
     #[test]
