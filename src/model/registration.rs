@@ -189,7 +189,7 @@ impl Registration {
     }
 }
 
-/// All registrations, by device. Cheap to clone.
+/// All registrations, by device. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Registry(HashMap<DeviceId, Arc<Registration>>);
 

@@ -390,7 +390,7 @@ impl Turn<'_> {
     /// transaction, with the marks that can no longer be read from the log.
     pub fn trim(&mut self, trim: &Trim) -> Result<(), StateError> {
         let live = Arc::clone(&self.database.live);
-        let (marks, rhythms): (Vec<(SeriesIndex, Mark)>, Vec<(DeviceIndex, Rhythm)>) = {
+        let (marks, rhythms) = {
             let state = live.read();
             let gone = |blocks: &[Arc<Block>], position: u64| {
                 let end = blocks.partition_point(|block| block.sequence <= position);
@@ -401,8 +401,10 @@ impl Turn<'_> {
                 touched.extend(block.rows.series.iter().copied());
             }
             let devices: HashSet<DeviceIndex> = touched.iter().map(|index| state.series_at(*index).device).collect();
-            let rhythms = devices.into_iter().map(|index| (index, state.device(index).rhythm.clone())).collect();
-            (touched.into_iter().map(|index| (index, state.series_at(index).mark)).collect(), rhythms)
+            let rhythms: Vec<(DeviceIndex, Rhythm)> =
+                devices.into_iter().map(|index| (index, state.device(index).rhythm.clone())).collect();
+            let marks: Vec<(SeriesIndex, Mark)> = touched.into_iter().map(|index| (index, state.series_at(index).mark)).collect();
+            (marks, rhythms)
         };
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         {

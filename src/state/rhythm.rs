@@ -48,7 +48,40 @@ impl Rhythm {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use super::super::{Commit, Database, DeviceIndex, FollowerPosition, LedgerMoves, NewDevice, NewSeries, Place, SeriesIndex, Trim};
     use super::*;
+    use crate::model::{Catalogue, DeviceId, DeviceKind, Districts, Domain, PropertyIndex, Timestamp};
+
+    #[test]
+    fn what_was_learned_survives_restarts_also_once_the_log_is_trimmed() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Database::open(folder.path(), &Arc::new(Catalogue::built_in()), &Arc::new(Districts::built_in())).unwrap().0;
+        let interval = |database: &Database| database.live().read().device(DeviceIndex(0)).rhythm.interval();
+        let device = NewDevice {
+            id: DeviceId::try_from("a").unwrap(),
+            kind: DeviceKind::try_from("k").unwrap(),
+            domain: Domain::Energy,
+            first_seen: Timestamp::MIN,
+        };
+        let series = NewSeries { device: DeviceIndex(0), property: PropertyIndex(0) };
+        let mut commit = Commit { new_devices: vec![device], new_series: vec![series], ..Commit::default() };
+        for minute in 0..6 {
+            commit.ordered.push(SeriesIndex(0), minute * 60_000_000, 1.0, 0, Place::default(), None);
+        }
+        let database = open();
+        let sequence = database.turn().commit(commit).unwrap();
+        let minute = Some(Duration::from_mins(1));
+        assert_eq!(interval(&database), minute);
+        drop(database);
+        let database = open();
+        assert_eq!(interval(&database), minute);
+        let position = FollowerPosition { ordered: sequence, late: sequence };
+        database.turn().trim(&Trim { store: "lake", position, moves: LedgerMoves::default(), digests: 10 }).unwrap();
+        drop(database);
+        assert_eq!(interval(&open()), minute);
+    }
 
     #[test]
     fn an_interval_is_the_median_of_the_last_gaps() {

@@ -37,8 +37,8 @@ fn imported_devices_are_placed_where_they_were_at_each_reading_s_time() {
     publisher.send(&[tell("meter-1", MOVED + 1_000, 1.0)]);
     setup.looks().ledger_of(1);
 
-    let broken = CSV.replace("13.40", "east");
-    let (code, problem) = conca.send("POST", "/v1/devices/import", "text/csv", &broken);
+    let wrong = CSV.replace("13.40", "east");
+    let (code, problem) = conca.send("POST", "/v1/devices/import", "text/csv", &wrong);
     assert_eq!(code, 422, "{problem}");
     assert!(problem.contains("line 3, longitude"), "{problem}");
     let (code, imported) = conca.send("POST", "/v1/devices/import", "text/csv", CSV);

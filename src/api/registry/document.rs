@@ -5,7 +5,6 @@
 use std::sync::LazyLock;
 
 use hashbrown::HashMap;
-use hashbrown::hash_map::Entry;
 use jsonschema::ValidationError;
 use jsonschema::error::ValidationErrorKind;
 use serde_json::{Map, Value, json};
@@ -74,13 +73,9 @@ fn all(documents: Vec<Value>, name: impl Fn(usize, &str) -> String) -> Result<Ve
     for (index, document) in documents.into_iter().enumerate() {
         match registration(document) {
             Ok(registration) => {
-                match known.entry(registration.document().id.clone()) {
-                    Entry::Occupied(earlier) => {
-                        violations.push(violation(name(index, "/id"), format!("is that of {} too", name(*earlier.get(), ""))))
-                    }
-                    Entry::Vacant(slot) => {
-                        slot.insert(index);
-                    }
+                let earlier = *known.entry(registration.document().id.clone()).or_insert(index);
+                if earlier != index {
+                    violations.push(violation(name(index, "/id"), format!("is that of {} too", name(earlier, ""))));
                 }
                 registrations.push(registration);
             }
