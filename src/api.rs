@@ -50,6 +50,7 @@ mod params;
 mod problem;
 mod quarantine;
 mod question;
+mod registry;
 mod repair;
 mod rules;
 mod sending;
@@ -192,6 +193,7 @@ fn routes() -> OpenApiRouter<Shared> {
         .merge(latest::routes())
         .merge(aggregates::routes())
         .merge(devices::routes())
+        .merge(registry::routes())
         .merge(catalogue::routes())
         .merge(stream::routes())
         .merge(alerts::routes())

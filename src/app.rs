@@ -27,7 +27,7 @@ use crate::decode;
 use crate::ingest::{self, IngestError, Listening, SourceStatus};
 use crate::intake::{self, Gate, GateLimits, Repeats};
 use crate::metrics::Metrics;
-use crate::model::{Catalogue, CatalogueError, Clock, Districts, DistrictsError, Installations, InstallationsError, SourceName, Timestamp};
+use crate::model::{Catalogue, CatalogueError, Clock, Districts, DistrictsError, SourceName, Timestamp};
 use crate::normalise::{Normaliser, TimeBounds};
 use crate::state::{Database, Live, Reader, StateError};
 use crate::store::{Keeper, Lake, LakeError, LakeSettings, Schedule};
@@ -65,13 +65,6 @@ pub enum AppError {
         #[source]
         source: CatalogueError,
     },
-    /// The installations.
-    #[error("the installations in {} cannot be used", path.display())]
-    Installations {
-        path: PathBuf,
-        #[source]
-        source: InstallationsError,
-    },
     /// The state database.
     #[error("cannot open the state database")]
     State(#[from] StateError),
@@ -108,7 +101,6 @@ pub enum AppError {
 struct City {
     catalogue: Arc<Catalogue>,
     districts: Arc<Districts>,
-    installations: Arc<Installations>,
 }
 
 impl City {
@@ -121,11 +113,7 @@ impl City {
             None => Districts::built_in(),
             Some(path) => Districts::parse(&read(path)?).map_err(|source| AppError::Districts { path: path.clone(), source })?,
         };
-        let installations = match &config.devices {
-            None => Installations::default(),
-            Some(path) => Installations::parse(&read(path)?).map_err(|source| AppError::Installations { path: path.clone(), source })?,
-        };
-        Ok(Self { catalogue: Arc::new(catalogue), districts: Arc::new(districts), installations: Arc::new(installations) })
+        Ok(Self { catalogue: Arc::new(catalogue), districts: Arc::new(districts) })
     }
 }
 
@@ -135,7 +123,7 @@ fn read(path: &Path) -> Result<String, AppError> {
 
 /// Checks what the configuration's files hold, without starting anything.
 pub fn check_files(config: &Config) -> Result<(), AppError> {
-    let City { catalogue, districts, .. } = City::load(&config.city)?;
+    let City { catalogue, districts } = City::load(&config.city)?;
     if let Some(path) = &config.alerts.rules {
         crate::alert::Rules::parse(&read(path)?, &catalogue, &districts)
             .map_err(|problems| AppError::Rules(DeskError::Invalid { problems }))?;
@@ -168,7 +156,7 @@ pub struct Service {
 impl Service {
     /// Starts everything. Returns once the interface listens; sources connect by themselves.
     pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
-        let City { catalogue, districts, installations } = City::load(&config.city)?;
+        let City { catalogue, districts } = City::load(&config.city)?;
         let (database, work) = Database::open(&config.node.data, &catalogue, &districts)?;
         let database = Arc::new(database);
         let reader = Arc::new(Reader::open(database.path())?);
@@ -254,7 +242,7 @@ impl Service {
                 .collect(),
             limits: decode::Limits { payload_bytes_max: config.ingest.payload_bytes_max, readings_max: config.ingest.readings_max },
             normaliser: Normaliser::new(catalogue, Arc::clone(&districts)),
-            installations,
+            live: Arc::clone(database.live()),
             memory: decode::Memory::default(),
         };
         let writer = writer::Writer {

@@ -94,8 +94,6 @@ pub struct City {
     pub districts: Option<PathBuf>,
     /// A catalogue of observed properties in the form of `schemas/properties.json`. Left out: the built-in one.
     pub properties: Option<PathBuf>,
-    /// Where devices are installed that do not say it themselves: a GeoJSON file of points with the property `device`.
-    pub devices: Option<PathBuf>,
 }
 
 /// Brokers, and what is taken from them.
@@ -292,6 +290,10 @@ pub struct Query {
     pub lateness: DurationText,
     /// A value holds for so many of its device's expected intervals.
     pub hold_intervals: f64,
+    /// A device is late once its newest observation is older than so many of its expected intervals.
+    pub late_intervals: f64,
+    /// A device is silent once its newest observation is older than so many of its expected intervals.
+    pub silent_intervals: f64,
 }
 
 /// Alert rules.
@@ -504,6 +506,8 @@ mod default {
                 page_rows_max: 10_000,
                 lateness: seconds(3_600),
                 hold_intervals: 3.0,
+                late_intervals: 2.0,
+                silent_intervals: 5.0,
             }
         }
     }

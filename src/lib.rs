@@ -11,7 +11,7 @@
 //! |---|---|
 //! | [`model`] | ids, properties, units, time, places, observations; pure |
 //! | [`config`] | one file → checked sections |
-//! | [`state`] | the embedded database: log, ledger, quarantine, alerts; its only writer, and its mirror in memory |
+//! | [`state`] | the embedded database: log, ledger, quarantine, alerts, registry of devices; its only writer, and its mirror in memory |
 //! | [`metrics`] | what Prometheus reads |
 //! | [`ingest`] | MQTT sessions → messages, each with the right to acknowledge it |
 //! | [`decode`] | message → readings, or why not; pure |

@@ -6,20 +6,20 @@
 mod district;
 mod duration;
 mod id;
-mod installation;
 mod observation;
 mod position;
 mod property;
+mod registration;
 mod time;
 
 pub use district::{District, DistrictIndex, Districts, DistrictsError};
 pub use duration::{DurationText, InvalidDuration};
 pub use id::{DeviceId, DeviceKind, InvalidName, SourceName};
-pub use installation::{Installations, InstallationsError};
 pub use observation::{
     Decoded, DeviceObservations, Fault, Flags, Message, Normalised, Observation, Original, Reading, Readings, Reason, Replay, Reply,
     Service, Settled, Value, Verdict, Vocabulary,
 };
 pub use position::{InvalidPosition, Position};
 pub use property::{Catalogue, CatalogueError, Domain, Kind, Property, PropertyIndex, StateCode, Summary, Title};
+pub use registration::{Class, Installation, Registration, RegistrationDocument, RegistrationProblem, Registry};
 pub use time::{Clock, InvalidTime, ManualClock, SystemClock, Timestamp};

@@ -11,8 +11,8 @@ use std::time::Duration;
 use unit::{Conversions, UnitError};
 
 use crate::model::{
-    Catalogue, DeviceId, DeviceObservations, DistrictIndex, Districts, Fault, Flags, Kind, Normalised, Observation, Original, Position,
-    Property, PropertyIndex, Reading, Readings, Reason, Summary, Timestamp, Value,
+    Catalogue, DeviceObservations, DistrictIndex, Districts, Fault, Flags, Kind, Normalised, Observation, Original, Position, Property,
+    PropertyIndex, Reading, Readings, Reason, Registration, Registry, Summary, Timestamp, Value,
 };
 
 /// Which times a source may send, against the time of receipt.
@@ -51,19 +51,19 @@ impl Normaliser {
         Self { catalogue, districts, conversions: Conversions::default() }
     }
 
-    /// Normalises what was decoded of a message received at `received`, named in the words of the catalogue;
-    /// `installed` tells where the registry places a device, for messages that say nothing of it.
+    /// Normalises what was decoded of a message received at `received`, named in the words of the catalogue. The registry
+    /// says where a device was at a reading's own time, for messages that say nothing of it.
     pub fn normalise<'a>(
         &self,
         devices: impl IntoIterator<Item = Readings<'a>>,
         received: Timestamp,
         bounds: &TimeBounds,
-        installed: impl Fn(&DeviceId) -> Option<Position>,
+        registry: &Registry,
     ) -> Normalised {
         let mut normalised = Normalised::default();
         for Readings { device, kind, domain, readings, .. } in devices {
-            let installed = installed(&device);
-            let observations = self.observations(readings, received, bounds, installed, &mut normalised.faults);
+            let registered = registry.find(device.as_str()).map(Arc::as_ref);
+            let observations = self.observations(readings, received, bounds, registered, &mut normalised.faults);
             if let Some(first) = observations.first() {
                 let domain = domain.unwrap_or_else(|| self.catalogue.get(first.property).domain);
                 normalised.devices.push(DeviceObservations { device, kind, domain, observations });
@@ -77,13 +77,13 @@ impl Normaliser {
         readings: Vec<Reading<'_>>,
         received: Timestamp,
         bounds: &TimeBounds,
-        installed: Option<Position>,
+        registered: Option<&Registration>,
         faults: &mut Vec<Fault>,
     ) -> Vec<Observation> {
         let mut observations = Vec::with_capacity(readings.len());
         let mut located: Option<Located> = None;
         for reading in readings {
-            let place = reading.position.or(installed).map(|position| match located {
+            let place = reading.position.or_else(|| registered?.position_at(reading.time)).map(|position| match located {
                 Some(known) if known.position == position => known,
                 _ => *located.insert(self.locate(position)),
             });
@@ -96,10 +96,18 @@ impl Normaliser {
     }
 
     fn locate(&self, position: Position) -> Located {
-        // (0, 0) is what receivers without a fix send.
-        let nowhere = position.longitude() == 0.0 && position.latitude() == 0.0;
-        let flags = if nowhere || self.districts.is_off_city(position) { Flags::OFF_CITY } else { Flags::empty() };
-        Located { position, district: self.districts.find(position), flags }
+        let (longitude, latitude) = (position.longitude(), position.latitude());
+        let flags = if longitude == 0.0 && latitude == 0.0 {
+            Flags::NO_FIX
+        } else if !self.districts.is_off_city(position) {
+            Flags::empty()
+        } else if Position::new(latitude, longitude).is_ok_and(|swapped| !self.districts.is_off_city(swapped)) {
+            Flags::SWAPPED
+        } else {
+            Flags::OFF_CITY
+        };
+        let district = if flags.is_empty() { self.districts.find(position) } else { None };
+        Located { position, district, flags }
     }
 
     fn observation(

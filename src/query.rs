@@ -3,4 +3,5 @@
 pub mod aggregate;
 pub mod ask;
 pub mod function;
+pub mod health;
 pub mod window;

@@ -5,13 +5,15 @@
 //! Readers look at [`Live`], or at the file through a [`Reader`] of their own.
 //!
 //! The database holds the intake log (what the stores have not yet made durable), the series' marks, the quarantine,
-//! the ledger and the alerts. History is not here: that is the stores' work.
+//! the ledger, the alerts and the registry of devices. History is not here: that is the stores' work.
 
 mod block;
 mod database;
 mod ledger;
 mod live;
 mod reader;
+mod registry;
+mod rhythm;
 
 pub use block::{Block, Lane, Origin, Place, Rows};
 pub use database::{
@@ -21,3 +23,5 @@ pub use database::{
 pub use ledger::{Counts, LedgerKey, LedgerMoves};
 pub use live::{Device, DeviceIndex, Event, Latest, Live, MOVE_M, Mark, Moves, Series, SeriesIndex, State, Tail};
 pub use reader::{AlertFilter, LedgerRow, QuarantineFilter, QuarantineOrder, QuarantineRow, Reader};
+pub use registry::RegistryChange;
+pub use rhythm::Rhythm;

@@ -231,6 +231,9 @@ fn check(document: &RuleDocument, catalogue: &Catalogue, districts: &Districts) 
     if document.id.is_empty() || document.id.len() > 64 || !document.id.bytes().all(id_allowed) {
         problems.push(("id", "must have 1 to 64 letters, digits or any of - _ .".to_owned()));
     }
+    if document.applies.domains.iter().any(|domain| !Domain::CITY.contains(domain)) {
+        problems.push(("applies.domains", "must be mobility, environment, energy or security: no device belongs to another".to_owned()));
+    }
     for kind in document.applies.kinds.iter().filter(|kind| DeviceKind::try_from(kind.as_str()).is_err()) {
         problems.push(("applies.kinds", format!("{kind:?} is no kind of device")));
     }

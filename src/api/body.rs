@@ -21,6 +21,12 @@ pub(crate) struct JsonText(pub(crate) String);
 /// A body of any sort, unpacked where it says that it is packed (`Content-Encoding: gzip`).
 #[derive(Clone, Debug)]
 pub(crate) struct RawBody(pub(crate) Vec<u8>);
+/// A body of many things, JSON or CSV, as a text.
+#[derive(Clone, Debug)]
+pub(crate) enum TableText {
+    Json(String),
+    Csv(String),
+}
 
 /// A JSON body.
 #[derive(Clone, Copy, Debug)]
@@ -32,9 +38,17 @@ pub(crate) struct PathId<T>(pub(crate) T);
 
 /// Whether the body is declared as JSON.
 pub(super) fn is_json(headers: &HeaderMap) -> bool {
+    is_declared(headers, "application/json")
+}
+
+/// Whether the body is declared as CSV.
+pub(super) fn is_csv(headers: &HeaderMap) -> bool {
+    is_declared(headers, "text/csv")
+}
+
+fn is_declared(headers: &HeaderMap, media_type: &str) -> bool {
     let declared = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = declared.split(';').next().unwrap_or_default().trim();
-    essence.eq_ignore_ascii_case("application/json")
+    declared.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(media_type)
 }
 
 impl FromRequest<Shared> for JsonText {
@@ -44,11 +58,7 @@ impl FromRequest<Shared> for JsonText {
         if !is_json(request.headers()) {
             return Err(Problem::new(Kind::UnsupportedMediaType, "the content type must be application/json"));
         }
-        let api = &shared.context.config.api;
-        let bytes = tokio::time::timeout(api.request_timeout.0, read(request, api.body_bytes_max)).await;
-        let bytes = bytes.map_err(|_elapsed| Problem::new(Kind::RequestTimeout, "the body did not arrive in time"))??;
-        let text = String::from_utf8(bytes).map_err(|error| invalid(format!("not UTF-8: {error}")))?;
-        Ok(Self(text))
+        text(request, shared).await.map(Self)
     }
 }
 
@@ -76,6 +86,26 @@ impl FromRequest<Shared> for RawBody {
             Some(_other) => Err(Problem::new(Kind::UnsupportedMediaType, "the content encoding must be gzip or identity")),
         }
     }
+}
+
+impl FromRequest<Shared> for TableText {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, shared: &Shared) -> Result<Self, Problem> {
+        let kind = match (is_json(request.headers()), is_csv(request.headers())) {
+            (true, _) => Self::Json,
+            (_, true) => Self::Csv,
+            _ => return Err(Problem::new(Kind::UnsupportedMediaType, "the content type must be application/json or text/csv")),
+        };
+        text(request, shared).await.map(kind)
+    }
+}
+
+async fn text(request: Request, shared: &Shared) -> Result<String, Problem> {
+    let api = &shared.context.config.api;
+    let bytes = tokio::time::timeout(api.request_timeout.0, read(request, api.body_bytes_max)).await;
+    let bytes = bytes.map_err(|_elapsed| Problem::new(Kind::RequestTimeout, "the body did not arrive in time"))??;
+    String::from_utf8(bytes).map_err(|error| invalid(format!("not UTF-8: {error}")))
 }
 
 async fn read(request: Request, bytes_max: usize) -> Result<Vec<u8>, Problem> {

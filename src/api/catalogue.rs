@@ -75,16 +75,11 @@ const ACROSS: [&str; 6] = ["mean", "sum", "min", "max", "count", "p95"];
 /// The catalogue: units, plausible ranges, states, and which functions make sense. With an `ETag`.
 #[utoipa::path(
     get, path = "/v1/properties", tag = "city",
-    params(("domain" = Option<String>, Query, description = "A list of mobility, environment, energy and security", example = "environment")),
+    params(("domain" = Option<String>, Query, description = "A list of mobility, environment, energy, security and device", example = "environment")),
     responses((status = 200, description = "The catalogue", body = PropertyList), Errors)
 )]
 async fn properties(State(context): State<Arc<Context>>, headers: HeaderMap, params: Params) -> Result<Response, Problem> {
-    let domains = params.read(|query| {
-        query.words(
-            "domain",
-            &[Domain::Mobility, Domain::Environment, Domain::Energy, Domain::Security].map(|domain| (domain.as_str(), domain)),
-        )
-    })?;
+    let domains = params.read(|query| query.words("domain", &Domain::ALL.map(|domain| (domain.as_str(), domain))))?;
     let wanted = context.catalogue.iter().filter(|(_index, property)| domains.is_empty() || domains.contains(&property.domain));
     let list = PropertyList { properties: wanted.map(|(_index, property)| PropertyBody::new(property)).collect() };
     Ok(document(&headers, Format::Json, &list))

@@ -64,7 +64,7 @@ pub(super) struct TimeParams {
 
 /// Reads what chooses devices and places.
 pub(super) fn filter(query: &mut Query, context: &Context) -> Filter {
-    let domains = [Domain::Mobility, Domain::Environment, Domain::Energy, Domain::Security].map(|domain| (domain.as_str(), domain));
+    let domains = Domain::CITY.map(|domain| (domain.as_str(), domain));
     Filter {
         devices: query.list("device"),
         kinds: query.list("kind"),

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::io;
 
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, Stream, StreamExt as _};
@@ -128,9 +128,9 @@ impl Line<'_> {
         self
     }
 
-    /// A text. One that a spreadsheet would take for a formula gets an apostrophe in front.
+    /// A text. One that a spreadsheet would take for a formula gets an apostrophe in front, which [`unguarded`] takes away.
     pub(crate) fn text(&mut self, text: &str) -> &mut Self {
-        if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { self.field(format!("'{text}")) } else { self.field(text) }
+        if is_formula(text) { self.field(format!("'{text}")) } else { self.field(text) }
     }
 
     /// A text, or nothing.
@@ -156,10 +156,28 @@ impl Line<'_> {
         self.field(time.to_string())
     }
 
+    /// A time, or nothing.
+    pub(crate) fn time_or_empty(&mut self, time: Option<Timestamp>) -> &mut Self {
+        match time {
+            Some(time) => self.time(time),
+            None => self.field(""),
+        }
+    }
+
     /// `true` or `false`.
     pub(crate) fn flag(&mut self, flag: bool) -> &mut Self {
         self.field(if flag { "true" } else { "false" })
     }
+}
+
+/// Whether a spreadsheet would take a text for a formula; apostrophes in front of it count as part of it.
+fn is_formula(text: &str) -> bool {
+    text.trim_start_matches('\'').starts_with(['=', '+', '-', '@', '\t', '\r'])
+}
+
+/// The text that [`Line::text`] wrote.
+pub(super) fn unguarded(field: &str) -> String {
+    field.strip_prefix('\'').filter(|text| is_formula(text)).unwrap_or(field).to_owned()
 }
 
 /// Rows as CSV.
@@ -325,12 +343,8 @@ pub(crate) fn feature(position: Option<Position>, properties: &impl Serialize) -
 /// A document that changes rarely: with an `ETag`, and `304 Not Modified` for whoever has it already (RFC 9110, 13.1.2).
 pub(crate) fn document(request: &HeaderMap, content_type: &'static str, bytes: impl Into<Bytes>) -> Response {
     let bytes = bytes.into();
-    // Weak, since the same document also goes out compressed.
-    let tag = format!("W/\"{:032x}\"", xxh3_128(&bytes));
-    let known =
-        request.get_all(header::IF_NONE_MATCH).into_iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-    let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
-    let is_known = known.map(opaque).any(|known| known == "*" || known == opaque(&tag));
+    let tag = etag(&bytes);
+    let is_known = names_tag(request, header::IF_NONE_MATCH, &tag);
     let mut response = with_type(content_type, if is_known { Body::empty() } else { Body::from(bytes) });
     if is_known {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -340,6 +354,18 @@ pub(crate) fn document(request: &HeaderMap, content_type: &'static str, bytes: i
     response.headers_mut().insert(header::ETAG, tag);
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
+}
+
+/// The tag of a document. Weak, since the same document also goes out compressed.
+pub(super) fn etag(bytes: &[u8]) -> String {
+    format!("W/\"{:032x}\"", xxh3_128(bytes))
+}
+
+/// Whether a header, `If-Match` or `If-None-Match`, names a tag or any.
+pub(super) fn names_tag(headers: &HeaderMap, name: HeaderName, tag: &str) -> bool {
+    let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
+    let named = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    named.map(opaque).any(|named| named == "*" || named == opaque(tag))
 }
 
 impl From<Infallible> for Problem {
@@ -410,6 +436,18 @@ mod tests {
             let chunks = pairs().into_iter().map(|pair| Ok::<_, Problem>(vec![pair])).collect::<Vec<_>>();
             let response = streamed(format, stream::iter(chunks).boxed()).await.unwrap();
             assert_eq!(body(response).await, expected);
+        }
+    }
+
+    #[test]
+    fn what_is_guarded_against_spreadsheets_is_read_back() {
+        for text in ["=1", "'=1", "''@x", "'Ndr", "-", "a-b", "'", ""] {
+            let mut writer = csv::Writer::from_writer(Vec::new());
+            Line(&mut writer).text(text);
+            let field = writer.into_inner().unwrap();
+            let field = std::str::from_utf8(&field).unwrap();
+            assert!(!field.starts_with(['=', '@', '-']), "{field}");
+            assert_eq!(unguarded(field.trim_matches('"')), text);
         }
     }
 

@@ -54,6 +54,10 @@ pub(crate) enum Kind {
     Refused,
     /// The rules contradict themselves or the city.
     InvalidRules,
+    /// What is said of devices contradicts itself.
+    InvalidRegistry,
+    /// The thing is another than the caller looked at.
+    PreconditionFailed,
     /// The question makes no sense, for this property for instance.
     InvalidQuestion,
     /// The question would take more than questions may.
@@ -78,7 +82,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub(super) const ALL: [Self; 25] = [
+    pub(super) const ALL: [Self; 27] = [
         Self::InvalidParameters,
         Self::InvalidBody,
         Self::Unauthenticated,
@@ -94,6 +98,8 @@ impl Kind {
         Self::Misdirected,
         Self::Refused,
         Self::InvalidRules,
+        Self::InvalidRegistry,
+        Self::PreconditionFailed,
         Self::InvalidQuestion,
         Self::QuestionTooLarge,
         Self::TooManyRequests,
@@ -116,7 +122,7 @@ impl Kind {
                 "Invalid parameters",
                 "`errors` names each parameter and says what it must be. Unknown parameters are refused too: a misspelt filter would answer another question.",
             ),
-            Self::InvalidBody => (S::BAD_REQUEST, "invalid-body", "Invalid body", "The body is not JSON of the described form."),
+            Self::InvalidBody => (S::BAD_REQUEST, "invalid-body", "Invalid body", "The body is not JSON or CSV of the described form."),
             Self::Unauthenticated => (
                 S::UNAUTHORIZED,
                 "unauthenticated",
@@ -159,9 +165,12 @@ impl Kind {
             Self::AddressTooLong => {
                 (S::URI_TOO_LONG, "address-too-long", "The address is too long", "Ask for fewer devices or properties at once.")
             }
-            Self::UnsupportedMediaType => {
-                (S::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported media type", "Send `Content-Type: application/json`.")
-            }
+            Self::UnsupportedMediaType => (
+                S::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported-media-type",
+                "Unsupported media type",
+                "`detail` says which `Content-Type` is expected.",
+            ),
             Self::Misdirected => (
                 S::MISDIRECTED_REQUEST,
                 "misdirected",
@@ -173,6 +182,18 @@ impl Kind {
                 "invalid-rules",
                 "The rules are not valid",
                 "`errors` lists every problem with its place in the document. Nothing has changed.",
+            ),
+            Self::InvalidRegistry => (
+                S::UNPROCESSABLE_ENTITY,
+                "invalid-registry",
+                "What is said of devices is not valid",
+                "`errors` lists every problem with its place: line and column of CSV, JSON pointer of JSON. Nothing has changed.",
+            ),
+            Self::PreconditionFailed => (
+                S::PRECONDITION_FAILED,
+                "precondition-failed",
+                "Changed by somebody else",
+                "`If-Match` or `If-None-Match` does not hold any more: look at it again, then decide.",
             ),
             Self::InvalidQuestion => (
                 S::UNPROCESSABLE_ENTITY,
@@ -349,6 +370,12 @@ impl Problem {
         self.0.kind
     }
 
+    /// Everything that is wrong with the request.
+    #[cfg(test)]
+    pub(super) fn violations(&self) -> &[Violation] {
+        &self.0.errors
+    }
+
     fn detailed(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
         self.0.detail = Some(detail.into().into_owned());
         self
@@ -427,6 +454,7 @@ impl From<AskError> for Problem {
             AskError::PageSize { .. } => parameter("limit"),
             AskError::Function(_) => Self::new(Kind::InvalidQuestion, error.to_string()),
             AskError::Windows(WindowsError::TooMany { .. })
+            | AskError::TooManyTimes { .. }
             | AskError::Aggregate(AggregateError::TooManySlots { .. } | AggregateError::TooManyRows { .. })
             | AskError::TooManyKinds(_) => Self::new(Kind::QuestionTooLarge, error.to_string()),
             AskError::Aggregate(AggregateError::Unordered { .. }) => Self::internal(&error),
@@ -483,7 +511,7 @@ pub(crate) enum BodyErrors {
     /// The body is longer than `api.body_bytes_max`.
     #[response(status = 413, content_type = "application/problem+json")]
     TooLarge(Details),
-    /// The body is not declared as `application/json`.
+    /// The body is declared as another media type.
     #[response(status = 415, content_type = "application/problem+json")]
     MediaType(Details),
 }

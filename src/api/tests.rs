@@ -27,6 +27,7 @@ mod connections;
 mod frame;
 mod history;
 mod messages;
+mod registry;
 mod stream;
 
 /// The instant at which a town begins: 2023-11-14T22:13:20Z.
@@ -148,6 +149,7 @@ impl Town {
         let day = Duration::from_hours(24);
         let bounds = TimeBounds { past_max: day * 36_500, future_max: day, skew_max: Duration::from_mins(5) };
         let limits = Limits { payload_bytes_max: 100_000, readings_max: 100 };
+        let registry = database.live().registry();
         let entry = |(topic, payload): &(&str, &str)| {
             let message = Message {
                 source: SourceName::try_from("main").unwrap(),
@@ -158,7 +160,7 @@ impl Town {
                 retained: false,
             };
             let outcome = decode::decode(&Form::default(), &message, &limits, &mut Memory::default()).map(|decoded| {
-                let mut normalised = self.normaliser.normalise(decoded.devices, received, &bounds, |_device| None);
+                let mut normalised = self.normaliser.normalise(decoded.devices, received, &bounds, &registry);
                 normalised.faults.splice(0..0, decoded.faults);
                 normalised
             });

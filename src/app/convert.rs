@@ -11,8 +11,9 @@ use tokio::sync::mpsc;
 use crate::decode::{self, Form, Limits, Memory};
 use crate::ingest::{self, Delivery, Receipt};
 use crate::intake::Entry;
-use crate::model::{Decoded, Fault, Installations, Message, Normalised, Reason, Replay, SourceName};
+use crate::model::{Decoded, Fault, Message, Normalised, Reason, Registry, Replay, SourceName};
 use crate::normalise::{Normaliser, TimeBounds};
+use crate::state::Live;
 
 /// Entries with the right to acknowledge each.
 #[derive(Debug, Default)]
@@ -35,7 +36,8 @@ pub(super) struct Converter {
     pub(super) routes: HashMap<SourceName, Route>,
     pub(super) limits: Limits,
     pub(super) normaliser: Normaliser,
-    pub(super) installations: Arc<Installations>,
+    /// Has the registry.
+    pub(super) live: Arc<Live>,
     pub(super) memory: Memory,
 }
 
@@ -58,9 +60,11 @@ impl Converter {
                     deliveries.push(delivery);
                 }
             }
+            // Looked at after the last message was taken: whoever changed it before a message was sent finds it changed.
+            let registry = self.live.registry();
             let mut batch = Batch { entries: Vec::with_capacity(deliveries.len()), receipts: Vec::with_capacity(deliveries.len()) };
             for Delivery { message, replay, receipt } in deliveries.drain(..) {
-                batch.entries.push(self.entry(message, replay));
+                batch.entries.push(self.entry(message, replay, &registry));
                 batch.receipts.push(receipt);
             }
             if batches.blocking_send(batch).is_err() {
@@ -69,13 +73,13 @@ impl Converter {
         }
     }
 
-    fn entry(&mut self, message: Message, replay: Option<Replay>) -> Entry {
+    fn entry(&mut self, message: Message, replay: Option<Replay>, registry: &Registry) -> Entry {
         // Whatever a message makes of the program, it does it alone.
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.convert(&message))).unwrap_or_else(|_panic| Err(panicked()));
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.convert(&message, registry))).unwrap_or_else(|_panic| Err(panicked()));
         Entry { message, outcome, replay }
     }
 
-    fn convert(&mut self, message: &Message) -> Result<Normalised, Fault> {
+    fn convert(&mut self, message: &Message, registry: &Registry) -> Result<Normalised, Fault> {
         let route = self.routes.get(&message.source);
         let found = route.and_then(|route| {
             let form = route.forms.iter().find(|(filter, _form)| ingest::matches(filter, &message.topic));
@@ -86,7 +90,7 @@ impl Converter {
             return Err(Fault { reason: Reason::Topic, at: String::new(), detail });
         };
         let Decoded { devices, mut faults, .. } = decode::decode(form, message, &self.limits, &mut self.memory)?;
-        let mut normalised = self.normaliser.normalise(devices, message.received, bounds, |device| self.installations.find(device));
+        let mut normalised = self.normaliser.normalise(devices, message.received, bounds, registry);
         faults.append(&mut normalised.faults);
         Ok(Normalised { faults, ..normalised })
     }

@@ -83,6 +83,12 @@ pub(super) fn values(config: &Config, problems: &mut Vec<Problem>) {
     if !(config.query.hold_intervals > 0.0 && config.query.hold_intervals.is_finite()) {
         report("query.hold_intervals", "must be above zero");
     }
+    if !(config.query.late_intervals >= 1.0 && config.query.late_intervals.is_finite()) {
+        report("query.late_intervals", "must be at least 1");
+    }
+    if !(config.query.silent_intervals > config.query.late_intervals && config.query.silent_intervals.is_finite()) {
+        report("query.silent_intervals", "must be above query.late_intervals");
+    }
     let sources = &config.ingest.sources;
     let in_flight = sources.iter().map(|source| usize::from(source.receive_maximum)).sum::<usize>() * 4;
     if config.intake.digests_kept < in_flight {

@@ -3,11 +3,11 @@
 //! Topic `conca/v1/<domain>/<kind>/<device>`; a JSON object, or an array of objects:
 //!
 //! ```json
-//! {"time": "2026-03-01T08:00:00Z", "position": {"lon": 13.36, "lat": 38.11},
+//! {"time": "2026-03-01T08:00:00Z", "position": {"lon": 13.36, "lat": 38.11, "alt": 14.0},
 //!  "readings": {"pm10": 31.2, "temperature": {"value": 64.9, "unit": "[degF]"}, "door": "open"}}
 //! ```
 //!
-//! `time` is RFC 3339 text or whole epoch milliseconds. What is wrong with one reading costs that reading, what is wrong
+//! `time` is RFC 3339 text or whole epoch milliseconds; `alt`, in metres, is checked and not kept. What is wrong with one reading costs that reading, what is wrong
 //! with an object's time or position costs the object's readings, and only what makes the rest unreadable costs the
 //! message. Unknown keys beside these three are ignored: a sender may add its own.
 
@@ -335,6 +335,9 @@ impl<'de> Visitor<'de> for TimeSeed {
     }
 }
 
+/// Altitudes that a position may have, in metres above sea level.
+const ALTITUDES_M: std::ops::RangeInclusive<f64> = -500.0..=20_000.0;
+
 struct PositionSeed;
 
 impl PositionSeed {
@@ -371,11 +374,12 @@ impl<'de> Visitor<'de> for PositionSeed {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let (mut longitude, mut latitude) = (None, None);
+        let (mut longitude, mut latitude, mut altitude) = (None, None, Some(Scalar::Number(0.0)));
         while let Some(Key(key)) = map.next_key()? {
             match key.as_ref() {
                 "lon" => longitude = map.next_value_seed(ScalarSeed)?,
                 "lat" => latitude = map.next_value_seed(ScalarSeed)?,
+                "alt" => altitude = map.next_value_seed(ScalarSeed)?,
                 _ => {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -384,6 +388,9 @@ impl<'de> Visitor<'de> for PositionSeed {
         let (Some(Scalar::Number(longitude)), Some(Scalar::Number(latitude))) = (longitude, latitude) else {
             return Ok(self.refuse("an object without both numbers"));
         };
+        if !matches!(altitude, Some(Scalar::Number(altitude)) if ALTITUDES_M.contains(&altitude)) {
+            return Ok(Some(Err("alt is a number of metres from -500 to 20000".to_owned())));
+        }
         Ok(Some(Position::new(longitude, latitude).map_err(|error| format!("lon {longitude}, lat {latitude}: {error}"))))
     }
 }

@@ -72,7 +72,8 @@ impl Districts {
         Self::parse(BUILT_IN).expect("a test reads the built-in districts")
     }
 
-    /// Reads a GeoJSON feature collection of (multi)polygons in WGS 84 with the properties `id` and `name`.
+    /// Reads a GeoJSON feature collection of (multi)polygons in WGS 84 with the properties `id` and `name`; features may have the
+    /// id as their own instead.
     pub fn parse(text: &str) -> Result<Self, DistrictsError> {
         let collection: geojson::FeatureCollection =
             text.parse::<geojson::GeoJson>().and_then(geojson::FeatureCollection::try_from).map_err(DistrictsError::Malformed)?;
@@ -86,7 +87,11 @@ impl Districts {
                 Some(Value::Number(number)) => Some(number.to_string()),
                 _ => None,
             };
-            let id = property("id").ok_or(problem("has no property `id`"))?;
+            let own = || match feature.id.clone()? {
+                geojson::feature::Id::String(text) => Some(text),
+                geojson::feature::Id::Number(number) => Some(number.to_string()),
+            };
+            let id = property("id").or_else(own).ok_or(problem("has no id"))?;
             let name = property("name").ok_or(problem("has no property `name`"))?;
             let geometry = feature.geometry.ok_or(problem("has no geometry"))?;
             let geometry = geo::Geometry::<f64>::try_from(geometry).map_err(|_error| problem("its geometry cannot be read"))?;
@@ -149,5 +154,63 @@ impl Districts {
     /// The GeoJSON that they were read from.
     pub fn geojson(&self) -> &str {
         &self.geojson
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A square of 0.2 degrees with a hole of 0.1 in its middle.
+    const RINGS: [&str; 2] = [
+        "[[13.2,38.0],[13.4,38.0],[13.4,38.2],[13.2,38.2],[13.2,38.0]]",
+        "[[13.25,38.05],[13.25,38.15],[13.35,38.15],[13.35,38.05],[13.25,38.05]]",
+    ];
+
+    /// The same areas, every ring run through the other way.
+    fn reversed(text: &str) -> String {
+        let mut collection: Value = serde_json::from_str(text).unwrap();
+        for feature in collection["features"].as_array_mut().unwrap() {
+            let geometry = &mut feature["geometry"];
+            let polygons = match geometry["type"].as_str() {
+                Some("Polygon") => vec![&mut geometry["coordinates"]],
+                _ => geometry["coordinates"].as_array_mut().unwrap().iter_mut().collect(),
+            };
+            for ring in polygons.into_iter().flat_map(|polygon| polygon.as_array_mut().unwrap()) {
+                ring.as_array_mut().unwrap().reverse();
+            }
+        }
+        collection.to_string()
+    }
+
+    /// Both ways of every ring give the same districts, at every point of a grid over the city and beyond it.
+    #[track_caller]
+    fn check(text: &str) -> usize {
+        let (one, other) = (Districts::parse(text).unwrap(), Districts::parse(&reversed(text)).unwrap());
+        let mut found = 0;
+        for step in 0..2_500_i32 {
+            let position = Position::new(13.15 + f64::from(step % 50) * 0.008, 37.95 + f64::from(step / 50) * 0.006).unwrap();
+            assert_eq!(one.find(position), other.find(position), "{position:?}");
+            assert_eq!(one.is_off_city(position), other.is_off_city(position));
+            found += usize::from(one.find(position).is_some());
+        }
+        found
+    }
+
+    #[test]
+    fn the_way_in_which_rings_run_does_not_matter() {
+        assert!(check(BUILT_IN) > 100);
+    }
+
+    #[test]
+    fn holes_belong_to_no_district() {
+        let ring = RINGS.join(",");
+        let text = format!(
+            r#"{{"type":"FeatureCollection","features":[{{"type":"Feature","properties":{{"id":"d","name":"D"}},"geometry":{{"type":"Polygon","coordinates":[{ring}]}}}}]}}"#
+        );
+        assert!(check(&text) > 100);
+        let districts = Districts::parse(&text).unwrap();
+        let at = |longitude, latitude| districts.find(Position::new(longitude, latitude).unwrap()).is_some();
+        assert_eq!((at(13.22, 38.1), at(13.3, 38.1), at(13.38, 38.1), at(13.41, 38.1)), (true, false, true, false));
     }
 }

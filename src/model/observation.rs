@@ -205,23 +205,36 @@ bitflags::bitflags! {
         const OUT_OF_RANGE = 1;
         /// Its time lies ahead of ours by more than clocks may differ.
         const FUTURE = 2;
-        /// Its position lies outside every district's surroundings, or at (0, 0).
+        /// Its position lies outside every district's surroundings.
         const OFF_CITY = 4;
+        /// Its position is (0, 0), which receivers without a fix send.
+        const NO_FIX = 1024;
+        /// Its position lies off the city, and would not with longitude and latitude exchanged.
+        const SWAPPED = 2048;
     }
 }
 
 impl Flags {
+    /// Those that make a position incredible, not the value.
+    pub const MISPLACED: Self = Self::OFF_CITY.union(Self::NO_FIX).union(Self::SWAPPED);
+
     /// Whether default answers count it.
     pub fn is_trusted(self) -> bool {
         self.is_empty()
     }
 
+    /// Every flag with its name in answers.
+    pub const NAMES: [(Self, &'static str); 5] = [
+        (Self::OUT_OF_RANGE, "out-of-range"),
+        (Self::FUTURE, "future"),
+        (Self::OFF_CITY, "off-city"),
+        (Self::NO_FIX, "no-fix"),
+        (Self::SWAPPED, "swapped"),
+    ];
+
     /// The flags' names in answers.
     pub fn names(self) -> Vec<&'static str> {
-        [(Self::OUT_OF_RANGE, "out-of-range"), (Self::FUTURE, "future"), (Self::OFF_CITY, "off-city")]
-            .into_iter()
-            .filter_map(|(flag, name)| self.contains(flag).then_some(name))
-            .collect()
+        Self::NAMES.into_iter().filter_map(|(flag, name)| self.contains(flag).then_some(name)).collect()
     }
 }
 

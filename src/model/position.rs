@@ -3,12 +3,16 @@
 use serde::{Deserialize, Serialize};
 
 /// WGS 84 longitude and latitude in degrees; `longitude` in [-180, 180], `latitude` in [-90, 90].
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(try_from = "Unchecked")]
 pub struct Position {
+    /// Degrees east.
     #[serde(rename = "lon")]
+    #[schema(minimum = -180.0, maximum = 180.0, example = 13.3612)]
     longitude: f64,
+    /// Degrees north.
     #[serde(rename = "lat")]
+    #[schema(minimum = -90.0, maximum = 90.0, example = 38.1157)]
     latitude: f64,
 }
 
@@ -22,6 +26,25 @@ pub struct InvalidPosition;
 struct Unchecked {
     lon: f64,
     lat: f64,
+}
+
+impl schemars::JsonSchema for Position {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Position".into()
+    }
+
+    fn json_schema(_generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "object",
+            "description": "WGS 84 in degrees.",
+            "properties": {
+                "lon": { "type": "number", "minimum": -180, "maximum": 180 },
+                "lat": { "type": "number", "minimum": -90, "maximum": 90 }
+            },
+            "required": ["lon", "lat"],
+            "additionalProperties": false
+        })
+    }
 }
 
 impl TryFrom<Unchecked> for Position {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// The catalogue that is built into the program.
 const BUILT_IN: &str = include_str!("../../schemas/properties.json");
 
-/// A part of city life.
+/// A part of city life, or what lies under all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Domain {
@@ -21,9 +21,17 @@ pub enum Domain {
     Energy,
     /// Doors, panic buttons, crowding; never persons.
     Security,
+    /// The device itself: its battery, its radio. A property's domain only, never a device's.
+    Device,
 }
 
 impl Domain {
+    /// Those of the city, which devices belong to.
+    pub const CITY: [Self; 4] = [Self::Mobility, Self::Environment, Self::Energy, Self::Security];
+
+    /// Every domain.
+    pub const ALL: [Self; 5] = [Self::Mobility, Self::Environment, Self::Energy, Self::Security, Self::Device];
+
     /// The word used in topics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -31,12 +39,13 @@ impl Domain {
             Self::Environment => "environment",
             Self::Energy => "energy",
             Self::Security => "security",
+            Self::Device => "device",
         }
     }
 
-    /// The domain with that word in a topic.
+    /// The domain of the city with that word in a topic.
     pub fn parse(word: &str) -> Option<Self> {
-        [Self::Mobility, Self::Environment, Self::Energy, Self::Security].into_iter().find(|domain| domain.as_str() == word)
+        Self::CITY.into_iter().find(|domain| domain.as_str() == word)
     }
 }
 

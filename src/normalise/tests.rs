@@ -3,7 +3,7 @@ use std::borrow::Cow;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{DeviceId, DeviceKind, Domain, Vocabulary};
+use crate::model::{DeviceId, DeviceKind, Domain, RegistrationDocument, Vocabulary};
 
 const BOUNDS: TimeBounds =
     TimeBounds { past_max: Duration::from_hours(24 * 365), future_max: Duration::from_hours(24), skew_max: Duration::from_mins(5) };
@@ -20,7 +20,9 @@ fn reading(property: &str, value: Value<'static>) -> Reading<'static> {
     Reading { name: Cow::Owned(property.to_owned()), value, unit: None, time: received(), position: None }
 }
 
-fn normalise(reading: Reading<'static>, installed: Option<Position>) -> (Vec<Observation>, Vec<Fault>) {
+fn normalise(reading: Reading<'static>, registered: Option<&Registration>) -> (Vec<Observation>, Vec<Fault>) {
+    let mut registry = Registry::default();
+    registry.set(&DeviceId::try_from("a").unwrap(), registered.cloned().map(Arc::new));
     let readings = Readings {
         device: DeviceId::try_from("a").unwrap(),
         kind: DeviceKind::try_from("k").unwrap(),
@@ -28,8 +30,13 @@ fn normalise(reading: Reading<'static>, installed: Option<Position>) -> (Vec<Obs
         vocabulary: Vocabulary::Catalogue,
         readings: vec![reading],
     };
-    let Normalised { devices, faults } = normaliser().normalise([readings], received(), &BOUNDS, |_device| installed);
+    let Normalised { devices, faults } = normaliser().normalise([readings], received(), &BOUNDS, &registry);
     (devices.into_iter().flat_map(|device| device.observations).collect(), faults)
+}
+
+fn registered(installations: &str) -> Registration {
+    let text = format!(r#"{{"id": "a", "kind": "k", "domain": "environment", "installations": {installations}}}"#);
+    serde_json::from_str::<RegistrationDocument>(&text).unwrap().try_into().unwrap()
 }
 
 #[track_caller]
@@ -88,13 +95,48 @@ fn doubtful_values_are_kept_and_flagged() {
 fn places_come_from_the_message_or_the_registry() {
     let districts = Districts::built_in();
     let centre = Position::new(13.3615, 38.1157).ok();
-    let placed = |position, installed| normalise(Reading { position, ..reading("pm10", Value::Number(1.0)) }, installed).0.remove(0);
+    let placed = |position, registered| normalise(Reading { position, ..reading("pm10", Value::Number(1.0)) }, registered).0.remove(0);
+    let registered = registered(r#"[{"position": {"lon": 13.3615, "lat": 38.1157}}]"#);
+    let registered = Some(&registered);
     assert_eq!(placed(centre, None).district, districts.by_id("pa-c1"));
-    assert_eq!(placed(None, centre).district, districts.by_id("pa-c1"));
+    assert_eq!(placed(None, registered).district, districts.by_id("pa-c1"));
     let rome = Position::new(12.49, 41.89).ok();
-    assert_eq!((placed(rome, centre).district, placed(rome, centre).flags), (None, Flags::OFF_CITY));
-    assert_eq!(placed(Position::new(0.0, 0.0).ok(), None).flags, Flags::OFF_CITY);
+    assert_eq!((placed(rome, registered).position, placed(rome, registered).district), (rome, None));
     assert_eq!((placed(None, None).position, placed(None, None).flags), (None, Flags::empty()));
+}
+
+#[test]
+fn places_that_cannot_be_are_flagged_and_kept() {
+    for (longitude, latitude, flags) in [
+        (13.3615, 38.1157, Flags::empty()),
+        (12.49, 41.89, Flags::OFF_CITY),
+        (0.0, 0.0, Flags::NO_FIX),
+        (38.1157, 13.3615, Flags::SWAPPED),
+        // A latitude of 138 would be off the globe: nothing to exchange.
+        (138.0, 13.0, Flags::OFF_CITY),
+    ] {
+        let position = Position::new(longitude, latitude).ok();
+        let observation = normalise(Reading { position, ..reading("pm10", Value::Number(1.0)) }, None).0.remove(0);
+        assert_eq!((observation.position, observation.flags), (position, flags));
+        assert_eq!(observation.district.is_some(), flags.is_empty());
+    }
+}
+
+#[test]
+fn a_moved_device_is_where_it_was_at_the_reading_s_own_time() {
+    let registered = registered(
+        r#"[{"to": "2026-02-01T00:00:00Z", "position": {"lon": 13.3615, "lat": 38.1157}},
+            {"from": "2026-02-01T00:00:00Z", "to": "2026-03-01T00:00:00Z", "model": "in the workshop"},
+            {"from": "2026-03-01T00:00:00Z", "position": {"lon": 13.40, "lat": 38.09}}]"#,
+    );
+    let districts = Districts::built_in();
+    for (time, district) in
+        [("2026-01-31T23:59:59Z", Some("pa-c1")), ("2026-02-01T00:00:00Z", None), ("2026-03-01T00:00:00Z", Some("pa-c2"))]
+    {
+        let reading = Reading { time: time.parse().unwrap(), ..reading("pm10", Value::Number(1.0)) };
+        let found = normalise(reading, Some(&registered)).0.remove(0).district;
+        assert_eq!(found, district.and_then(|id| districts.by_id(id)), "{time}");
+    }
 }
 
 proptest! {

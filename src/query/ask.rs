@@ -6,6 +6,7 @@
 //! | [`Answers::observations`], [`Answers::export`] | a scan, by pages or as it comes |
 //! | [`Answers::latest`] | the state in memory; never a scan |
 //! | [`Answers::devices`], [`Answers::device`] | the state in memory |
+//! | [`Answers::health`] | a scan of one device, and the state in memory |
 //!
 //! Guarantees:
 //! - Each answer rests on one snapshot of table and log, in which no identity counts twice. (A counter's reading before the windows
@@ -19,6 +20,7 @@
 mod aggregates;
 mod export;
 mod filter;
+mod health;
 mod latest;
 mod observations;
 pub mod place;
@@ -31,9 +33,10 @@ use std::sync::Arc;
 pub use aggregates::{AggregateQuestion, AggregateSeries, Aggregates, SeriesKey};
 pub use export::Export;
 pub use filter::{Filter, Quality};
+pub use health::DeviceHealth;
 pub use latest::{LatestQuestion, LatestValue};
 pub use observations::{Cursor, Direction, InvalidCursor, ObservationQuestion, ObservationRow, Page};
-pub use registry::{DeviceList, DeviceQuestion, DeviceSummary};
+pub use registry::{Battery, DeviceList, DeviceQuestion, DeviceSummary, Interval, IntervalSource};
 
 use super::aggregate::AggregateError;
 use super::function::FunctionError;
@@ -67,6 +70,9 @@ pub enum AskError {
     /// More kinds than answers can be told apart by.
     #[error("there are more than {0} kinds of devices: group by something else")]
     TooManyKinds(u16),
+    /// More times than may be kept.
+    #[error("the device spoke at more than the {times_max} times that may be looked at: ask for less time")]
+    TooManyTimes { times_max: usize },
     /// More rows than a page may have.
     #[error("a page has 1 to {rows_max} rows, not {asked}")]
     PageSize { asked: usize, rows_max: usize },

@@ -13,11 +13,15 @@ use uuid::Uuid;
 use super::block::{Block, Lane, Rows};
 use super::ledger::{Counts, LedgerKey, LedgerMoves};
 use super::live::{Device, DeviceIndex, Latest, Live, Mark, Moves, Series, SeriesIndex};
-use crate::model::{Catalogue, DeviceId, DeviceKind, Districts, Domain, Fault, Message, PropertyIndex, Replay, SourceName, Timestamp};
+use super::registry::{self, RegistryChange};
+use super::rhythm::Rhythm;
+use crate::model::{
+    Catalogue, DeviceId, DeviceKind, Districts, Domain, Fault, Message, PropertyIndex, Registry, Replay, SourceName, Timestamp,
+};
 
-/// What makes each version of the schema of the one before.
-const SCHEMA: [&[&str]; 2] = [&[include_str!("schema.sql")], &[include_str!("quarantine.sql")]];
-const SCHEMA_VERSION: i64 = SCHEMA.len() as i64;
+/// What each version of the schema adds to the one before. A released version never changes.
+const MIGRATIONS: [&[&str]; 2] = [&[include_str!("schema.sql")], &[include_str!("registry.sql"), include_str!("quarantine.sql")]];
+const SCHEMA_VERSION: usize = MIGRATIONS.len();
 
 /// The database cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -168,6 +172,8 @@ pub struct Commit {
     pub alerts: Vec<AlertChange>,
     /// A new rules document.
     pub rules: Option<NewRules>,
+    /// A change of the registry.
+    pub registry: Option<RegistryChange>,
 }
 
 /// How far a store has come.
@@ -220,6 +226,8 @@ pub struct Restored {
     pub active_alerts: Vec<String>,
     /// The newest rules put in place through the API.
     pub rules: Option<String>,
+    /// What is said of devices.
+    pub registry: Registry,
 }
 
 /// The state database. One process at a time; one writer at a time.
@@ -352,6 +360,9 @@ impl Turn<'_> {
                 document
             ])?;
         }
+        if let Some(change) = &commit.registry {
+            registry::write(&transaction, change)?;
+        }
         transaction.commit()?;
         live.publish(sequence, commit);
         Ok(sequence)
@@ -401,7 +412,7 @@ impl Turn<'_> {
     /// transaction, with the marks that can no longer be read from the log.
     pub fn trim(&mut self, trim: &Trim) -> Result<(), StateError> {
         let live = Arc::clone(&self.database.live);
-        let marks: Vec<(SeriesIndex, Mark)> = {
+        let (marks, rhythms) = {
             let state = live.read();
             let gone = |blocks: &[Arc<Block>], position: u64| {
                 let end = blocks.partition_point(|block| block.sequence <= position);
@@ -411,7 +422,11 @@ impl Turn<'_> {
             for block in gone(&state.tail.ordered, trim.position.ordered).iter().chain(&gone(&state.tail.late, trim.position.late)) {
                 touched.extend(block.rows.series.iter().copied());
             }
-            touched.into_iter().map(|index| (index, state.series_at(index).mark)).collect()
+            let devices: HashSet<DeviceIndex> = touched.iter().map(|index| state.series_at(*index).device).collect();
+            let rhythms: Vec<(DeviceIndex, Rhythm)> =
+                devices.into_iter().map(|index| (index, state.device(index).rhythm.clone())).collect();
+            let marks: Vec<(SeriesIndex, Mark)> = touched.into_iter().map(|index| (index, state.series_at(index).mark)).collect();
+            (marks, rhythms)
         };
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         {
@@ -419,6 +434,11 @@ impl Turn<'_> {
             for (index, mark) in marks {
                 let mark = postcard::to_stdvec(&mark).expect("plain data always serialises");
                 update.execute(params![index.0, mark])?;
+            }
+            let mut update = transaction.prepare_cached("UPDATE device SET rhythm = ?2 WHERE id = ?1")?;
+            for (index, rhythm) in rhythms {
+                let rhythm = postcard::to_stdvec(&rhythm).expect("plain data always serialises");
+                update.execute(params![index.0, rhythm])?;
             }
         }
         transaction.prepare_cached("INSERT OR REPLACE INTO follower (store, ordered, late) VALUES (?1, ?2, ?3)")?.execute(params![
@@ -615,17 +635,14 @@ fn trim_digests(transaction: &Transaction<'_>, keep: usize) -> Result<(), StateE
 fn migrate(connection: &mut Connection) -> Result<(), StateError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let missing =
-        usize::try_from(version).ok().and_then(|version| SCHEMA.get(version..)).ok_or(StateError::NewerSchema { found: version })?;
-    for step in missing.iter().copied().flatten() {
-        transaction.execute_batch(step)?;
+    let known = usize::try_from(version).ok().and_then(|version| MIGRATIONS.get(version..));
+    for script in known.ok_or(StateError::NewerSchema { found: version })?.iter().copied().flatten() {
+        transaction.execute_batch(script)?;
     }
     if version == 0 {
         transaction.execute("INSERT INTO incarnation (id) VALUES (?1)", params![Uuid::new_v4().to_string()])?;
     }
-    if !missing.is_empty() {
-        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-    }
+    transaction.pragma_update(None, "user_version", signed(SCHEMA_VERSION as u64))?;
     Ok(transaction.commit()?)
 }
 
@@ -652,13 +669,14 @@ fn restore(connection: &Connection, catalogue: &Catalogue, districts: &Districts
         .collect::<Result<_, _>>()?;
     let mut select = connection.prepare("SELECT alert FROM alert WHERE status != 'cleared'")?;
     restored.active_alerts = select.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    restored.registry = registry::restore(connection)?;
     restored.rules = connection.query_row("SELECT document FROM rules ORDER BY version DESC LIMIT 1", [], |row| row.get(0)).optional()?;
     Ok(restored)
 }
 
 fn restore_devices(connection: &Connection) -> Result<Vec<Device>, StateError> {
     let damaged = |what: &str, text: &str| StateError::Damaged(format!("device {what} {text:?}"));
-    let mut select = connection.prepare("SELECT id, name, kind, domain, first_seen FROM device ORDER BY id")?;
+    let mut select = connection.prepare("SELECT id, name, kind, domain, first_seen, rhythm FROM device ORDER BY id")?;
     let mut rows = select.query([])?;
     let mut devices = Vec::new();
     while let Some(row) = rows.next()? {
@@ -673,6 +691,10 @@ fn restore_devices(connection: &Connection) -> Result<Vec<Device>, StateError> {
             first_seen: Timestamp::from_micros_clamped(row.get(4)?),
             series: Vec::new(),
             moves: Moves::default(),
+            rhythm: match row.get::<_, Option<Vec<u8>>>(5)? {
+                Some(bytes) => postcard::from_bytes(&bytes).map_err(|error| StateError::Damaged(format!("rhythm of {name}: {error}")))?,
+                None => Rhythm::default(),
+            },
         });
     }
     Ok(devices)

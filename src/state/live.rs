@@ -13,7 +13,8 @@ use tokio::sync::watch;
 
 use super::block::{Block, Lane};
 use super::database::{AlertChange, Commit, Restored};
-use crate::model::{DeviceId, DeviceKind, Domain, Flags, Position, PropertyIndex, Timestamp};
+use super::rhythm::Rhythm;
+use crate::model::{DeviceId, DeviceKind, Domain, Flags, Position, PropertyIndex, Registry, Timestamp};
 
 /// A device's number: dense, given at first sight, never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,6 +39,8 @@ pub struct Device {
     pub series: Vec<(PropertyIndex, SeriesIndex)>,
     /// Its moves since the program's start.
     pub moves: Moves,
+    /// How often it speaks.
+    pub rhythm: Rhythm,
 }
 
 /// How a device moves, as far as it was seen since the program's start.
@@ -157,6 +160,8 @@ pub struct State {
     pub devices: Vec<Device>,
     /// All series, by index.
     pub series: Vec<Series>,
+    /// What is said of devices, heard or not.
+    pub registry: Arc<Registry>,
     /// Blocks that stores still need.
     pub tail: Tail,
     /// Rows in the tail's ordered and late lanes.
@@ -237,6 +242,7 @@ impl State {
         self.tail_bytes += block.rows.bytes();
         match lane {
             Lane::Ordered => {
+                self.learn(&block);
                 self.tail_rows.0 += rows;
                 self.tail.ordered.push(block);
             }
@@ -247,7 +253,27 @@ impl State {
         }
     }
 
+    /// Learns devices' rhythms from rows that are new.
+    fn learn(&mut self, block: &Block) {
+        let mut before = None;
+        for (series, time) in block.rows.series.iter().zip(&block.rows.time) {
+            let device = self.series_at(*series).device;
+            // The readings of one message.
+            if before.replace((device, *time)) != Some((device, *time))
+                && let Some(device) = self.devices.get_mut(device.0 as usize)
+            {
+                device.rhythm.see(*time);
+            }
+        }
+    }
+
     fn apply(&mut self, commit: &Commit) {
+        if let Some(change) = &commit.registry {
+            let registry = Arc::make_mut(&mut self.registry);
+            for (device, registration) in &change.entries {
+                registry.set(device, registration.as_ref().map(Arc::clone));
+            }
+        }
         for device in &commit.new_devices {
             let index = DeviceIndex(u32::try_from(self.devices.len()).expect("the number of devices is capped"));
             self.device_by_id.insert(device.id.clone(), index);
@@ -258,6 +284,7 @@ impl State {
                 first_seen: device.first_seen,
                 series: Vec::new(),
                 moves: Moves::default(),
+                rhythm: Rhythm::default(),
             });
         }
         for series in &commit.new_series {
@@ -281,7 +308,8 @@ impl State {
 impl Live {
     /// What the database held at the start.
     pub fn new(restored: Restored) -> Self {
-        let mut state = State { devices: restored.devices, series: restored.series, ..State::default() };
+        let registry = Arc::new(restored.registry);
+        let mut state = State { devices: restored.devices, series: restored.series, registry, ..State::default() };
         state.device_by_id = (0u32..).zip(&state.devices).map(|(index, device)| (device.id.clone(), DeviceIndex(index))).collect();
         for (lane, block) in restored.blocks {
             state.add(lane, Arc::new(block));
@@ -293,6 +321,11 @@ impl Live {
     /// A look at the state; keep it short.
     pub fn read(&self) -> RwLockReadGuard<'_, State> {
         self.state.read()
+    }
+
+    /// What is said of devices, at this instant.
+    pub fn registry(&self) -> Arc<Registry> {
+        Arc::clone(&self.state.read().registry)
     }
 
     /// Blocks after the given positions of the two lanes.

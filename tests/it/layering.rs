@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// What each module of the crate may name with `crate::`, beside itself. Foundations are `model`, `config`, `state` and
 /// `metrics`; stages know foundations only, and `app` joins the stages.
-const ALLOWED: [(&str, &[&str]); 17] = [
+const ALLOWED: [(&str, &[&str]); 18] = [
     ("model", &[]),
     // A subscription's section names its decoder.
     ("config", &["model", "decode"]),
@@ -24,6 +24,7 @@ const ALLOWED: [(&str, &[&str]); 17] = [
     // The pure core of questions.
     ("query/aggregate", &["model", "query"]),
     ("query/function", &["model", "query"]),
+    ("query/health", &["model", "query"]),
     ("query/window", &["model", "query"]),
 ];
 
@@ -41,7 +42,7 @@ const OWNED: [(&str, &[&str]); 9] = [
 ];
 
 /// The pure core of questions knows of its own stage only itself.
-const QUERY_CORE: [&str; 3] = ["aggregate", "function", "window"];
+const QUERY_CORE: [&str; 4] = ["aggregate", "function", "health", "window"];
 
 struct Source {
     /// Path below `src`, without its ending.

@@ -8,6 +8,7 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use conca::model::{Districts, Position};
 use conca_simulators::publisher;
 use conca_simulators::replay::{self, Mapping, Report, Settings, Speed};
 use tokio_util::sync::CancellationToken;
@@ -161,4 +162,33 @@ fn weather_in_customary_units_2013() {
     let at = |property: &str| rows.get(&("asos-EWR".to_owned(), property.to_owned(), time.as_microsecond())).copied();
     // 39.02 °F.
     assert_eq!(at("temperature"), Some(3.9));
+}
+
+#[test]
+fn districts_hold_the_same_places_whichever_way_their_rings_run() {
+    const TEST: &str = "districts_hold_the_same_places_whichever_way_their_rings_run";
+    let Some(path) = material(TEST, "geo/palermo_districts_approximate.geojson") else { return };
+    let text = std::fs::read_to_string(path).unwrap();
+    let mut reversed: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for feature in reversed["features"].as_array_mut().unwrap() {
+        let depth = if feature["geometry"]["type"] == "Polygon" { 1 } else { 2 };
+        reverse_rings(&mut feature["geometry"]["coordinates"], depth);
+    }
+    let (one, other) = (Districts::parse(&text).unwrap(), Districts::parse(&reversed.to_string()).unwrap());
+    let mut found = 0;
+    for step in 0..10_000_i32 {
+        let position = Position::new(13.2 + f64::from(step % 100) * 0.003, 38.0 + f64::from(step / 100) * 0.003).unwrap();
+        assert_eq!(one.find(position), other.find(position), "{position:?}");
+        found += usize::from(one.find(position).is_some());
+    }
+    assert!(found > 1_000, "only {found} of 10,000 places lie in a district");
+}
+
+/// Lets every ring run the other way: rings lie so many levels down.
+fn reverse_rings(coordinates: &mut serde_json::Value, depth: u8) {
+    let parts = coordinates.as_array_mut().unwrap();
+    match depth {
+        0 => parts.reverse(),
+        _ => parts.iter_mut().for_each(|part| reverse_rings(part, depth - 1)),
+    }
 }

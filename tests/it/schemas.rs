@@ -139,7 +139,7 @@ fn payload_schema_and_decoder_agree_on_examples() {
         reading(json!(true)),
         reading(json!({ "value": "open", "unit": "1", "more": [] })),
         at(json!(null)),
-        at(json!({ "lon": -180, "lat": 90, "alt": "high" })),
+        at(json!({ "lon": -180, "lat": 90, "alt": -1.5, "fix": "3d" })),
         json!([{ "time": 0 }, { "time": 0, "readings": {} }, { "time": 0, "readings": { "a": 1 }, "seq": [1] }]),
         json!({ "time": 0, "readings": { "": 1 } }),
     ]);
@@ -194,6 +194,9 @@ fn payload_schema_and_decoder_agree_on_examples() {
         json!({ "time": 0, "readings": 1 }),
         at(json!({})),
         at(json!({ "lon": 1 })),
+        at(json!({ "lon": 1, "lat": 1, "alt": "high" })),
+        at(json!({ "lon": 1, "lat": 1, "alt": null })),
+        at(json!({ "lon": 1, "lat": 1, "alt": 20_001 })),
         at(json!({ "lon": "1", "lat": 1 })),
         at(json!({ "lon": 180.1, "lat": 1 })),
         at(json!({ "lon": 1, "lat": -91 })),
@@ -225,7 +228,7 @@ fn messages() -> impl Strategy<Value = Value> {
     ];
     let position = prop_oneof![
         4 => (-190.0..190.0_f64, -95.0..95.0_f64).prop_map(|(longitude, latitude)| json!({ "lon": longitude, "lat": latitude })),
-        1 => proptest::collection::btree_map("lon|lat|x", scalar.clone(), 0..3).prop_map(|value| json!(value)),
+        1 => proptest::collection::btree_map("lon|lat|alt|x", scalar.clone(), 0..3).prop_map(|value| json!(value)),
         1 => scalar.clone(),
     ];
     let measured = prop_oneof![

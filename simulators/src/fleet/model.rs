@@ -84,7 +84,7 @@ pub const KINDS: [Kind; 16] = [
     },
     Kind { name: "noise-meter", domain: "environment", count: 8, properties: &["noise"], model: environment::noise_meter },
     Kind { name: "river-gauge", domain: "environment", count: 2, properties: &["water_level"], model: environment::river_gauge },
-    Kind { name: "waste-bin", domain: "environment", count: 12, properties: &["bin_fill", "battery"], model: environment::waste_bin },
+    Kind { name: "waste-bin", domain: "environment", count: 12, properties: &["bin_fill", "battery_level"], model: environment::waste_bin },
     Kind {
         name: "traffic-counter",
         domain: "mobility",
@@ -112,8 +112,20 @@ pub const KINDS: [Kind; 16] = [
     },
     Kind { name: "street-lamp", domain: "energy", count: 16, properties: &["lamp_state", "lamp_dimming"], model: energy::street_lamp },
     Kind { name: "people-counter", domain: "security", count: 8, properties: &["people_count"], model: security::people_counter },
-    Kind { name: "door-contact", domain: "security", count: 6, properties: &["door", "tamper", "battery"], model: security::door_contact },
-    Kind { name: "panic-button", domain: "security", count: 4, properties: &["panic_button", "battery"], model: security::panic_button },
+    Kind {
+        name: "door-contact",
+        domain: "security",
+        count: 6,
+        properties: &["door", "tamper", "battery_level"],
+        model: security::door_contact,
+    },
+    Kind {
+        name: "panic-button",
+        domain: "security",
+        count: 4,
+        properties: &["panic_button", "battery_level"],
+        model: security::panic_button,
+    },
 ];
 
 /// Percent left of a battery that is changed every 8 to 14 months, at 10 to 25 %.

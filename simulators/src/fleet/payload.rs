@@ -147,8 +147,8 @@ mod tests {
         );
         check(
             "door-contact-001",
-            &[("door", 1.0), ("battery", 80.0)],
-            r#"{"time":"2025-03-30T01:00:00Z","position":{"lon":13.36,"lat":38.11},"readings":{"door":"open","battery":80}}"#,
+            &[("door", 1.0), ("battery_level", 80.0)],
+            r#"{"time":"2025-03-30T01:00:00Z","position":{"lon":13.36,"lat":38.11},"readings":{"door":"open","battery_level":80}}"#,
         );
         check("door-contact-002", &[("door", 1.0)], r#"{"time":1743296400000,"position":{"lon":13.36,"lat":38.11},"readings":{"door":1}}"#);
         check(

@@ -180,9 +180,10 @@ async fn devices_are_listed_and_shown() {
         first,
         json!({
             "devices": [{
-                "id": "air-1", "kind": "air-station", "domain": "environment", "first_seen": "2023-11-14T22:13:20Z",
-                "last_observed": "2023-11-14T21:59:00Z", "mobile": false, "district": "pa-c1", "position": { "lon": 13.36, "lat": 38.11 },
-                "properties": ["pm10"]
+                "id": "air-1", "kind": "air-station", "domain": "environment", "status": "silent",
+                "interval": { "seconds": 60.0, "source": "learned" }, "first_seen": "2023-11-14T22:13:20Z",
+                "last_observed": "2023-11-14T21:59:00Z", "battery": null, "mobile": false, "district": "pa-c1",
+                "position": { "lon": 13.36, "lat": 38.11 }, "properties": ["pm10"], "registration": null
             }],
             "next": "air-1"
         })
@@ -199,7 +200,9 @@ async fn devices_are_listed_and_shown() {
     );
     let csv = town.get("/v1/devices?format=csv&property=door").await;
     assert!(
-        csv.text.ends_with("\r\ndoor-1,door-contact,security,2023-11-14T22:13:20Z,2023-11-14T22:12:20Z,false,,,,door\r\n"),
+        csv.text.ends_with(
+            "\r\ndoor-1,,door-contact,security,,,,,,,,,,false,online,2023-11-14T22:13:20Z,2023-11-14T22:12:20Z,false,,,,,,door\r\n"
+        ),
         "{}",
         csv.text
     );

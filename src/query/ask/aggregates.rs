@@ -242,7 +242,9 @@ fn cast(state: &State, question: &AggregateQuestion, devices: Option<&[DeviceInd
             cast.whereabouts.push(Whereabouts::of(device, state));
         }
         cast.names.insert(index.0, device.id.clone());
-        cast.members.push(Member { device: index.0, kind, district: None, interval_s: f64::from(property.interval_s) });
+        let declared = state.registry.find(device.id.as_str()).and_then(|registration| registration.document().interval_s);
+        let interval_s = f64::from(declared.unwrap_or(property.interval_s));
+        cast.members.push(Member { device: index.0, kind, district: None, interval_s });
     }
     Ok(cast)
 }

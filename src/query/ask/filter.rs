@@ -51,7 +51,7 @@ impl Filter {
         }
         for kind in &self.kinds {
             if !state.devices.iter().any(|device| device.kind.as_str() == kind) {
-                return Err(AskError::UnknownKind { kind: excerpt(kind), known: kinds(state) });
+                return Err(unknown_kind(kind, state));
             }
         }
         let mut found = Vec::new();
@@ -82,6 +82,11 @@ impl Filter {
         let (districts, trusted) = (self.districts.clone(), self.quality == Quality::Trusted);
         Selection { properties, from, to, devices, districts, area: self.area, trusted }
     }
+}
+
+/// No device is of that kind.
+pub(super) fn unknown_kind(kind: &str, state: &State) -> AskError {
+    AskError::UnknownKind { kind: excerpt(kind), known: kinds(state) }
 }
 
 fn kinds(state: &State) -> String {

@@ -57,6 +57,6 @@ impl Whereabouts {
 
 /// Where an observation was made. A receiver that is off the city, or has no fix, is not believed.
 pub(super) fn position(latest: &Latest) -> Option<Position> {
-    let (longitude, latitude) = latest.position.filter(|_position| !Flags::from_bits_retain(latest.flags).contains(Flags::OFF_CITY))?;
+    let (longitude, latitude) = latest.position.filter(|_position| !Flags::from_bits_retain(latest.flags).intersects(Flags::MISPLACED))?;
     Position::new(longitude, latitude).ok()
 }

@@ -16,8 +16,8 @@ use parking_lot::Mutex;
 use super::*;
 use crate::intake::{self, Entry, Limits, Repeats};
 use crate::model::{
-    Clock, DeviceId, DeviceKind, DistrictIndex, Domain, Flags, ManualClock, Message, Position, PropertyIndex, Reading, Readings, Service,
-    SourceName, Timestamp, Value, Vocabulary,
+    Clock, DeviceId, DeviceKind, DistrictIndex, Domain, Flags, ManualClock, Message, Position, PropertyIndex, Reading, Readings, Registry,
+    Service, SourceName, Timestamp, Value, Vocabulary,
 };
 use crate::normalise::{Normaliser, TimeBounds};
 use crate::state::Database;
@@ -113,7 +113,7 @@ impl City {
                 vocabulary: Vocabulary::Catalogue,
                 readings: vec![reading],
             };
-            Entry { message, outcome: Ok(self.normaliser.normalise([readings], received, &bounds, |_device| None)), replay: None }
+            Entry { message, outcome: Ok(self.normaliser.normalise([readings], received, &bounds, &Registry::default())), replay: None }
         };
         let entries: Vec<Entry> = told.iter().map(entry).collect();
         let mut known = self.known.lock();

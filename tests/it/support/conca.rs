@@ -149,9 +149,15 @@ impl Conca {
 
     /// Asks the interface: HTTP status and body.
     pub(crate) fn get(&self, path: &str) -> (u16, String) {
+        self.send("GET", path, "text/plain", "")
+    }
+
+    /// Sends a body to the interface.
+    pub(crate) fn send(&self, method: &str, path: &str, content_type: &str, body: &str) -> (u16, String) {
         let address = format!("http://{}{path}", self.address.expect("it listens"));
+        let request = reqwest::Client::new().request(method.parse().unwrap(), address);
         let answer = async {
-            let answer = reqwest::get(address).await.unwrap();
+            let answer = request.header("content-type", content_type).body(body.to_owned()).send().await.unwrap();
             (answer.status().as_u16(), answer.text().await.unwrap())
         };
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(answer)

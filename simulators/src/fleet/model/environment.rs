@@ -84,7 +84,7 @@ pub(super) fn waste_bin(scene: &Scene<'_>, readings: &mut Readings) {
     let filled = (since.rem_euclid(cycle_s) as f64 / cycle_s as f64).powf(0.9);
     let full = scene.noise(1).between(since.div_euclid(cycle_s), 45.0, 84.0);
     readings.push("bin_fill", 2.0 + full * filled);
-    readings.push("battery", battery(scene));
+    readings.push("battery_level", battery(scene));
 }
 
 fn temperature(scene: &Scene<'_>, city: f64) -> f64 {

@@ -21,10 +21,10 @@ pub(super) fn door_contact(scene: &Scene<'_>, readings: &mut Readings) {
     let open = working && scene.noise(1).uniform(visit) < 0.01;
     readings.push("door", if open { 1.0 } else { 0.0 });
     readings.push("tamper", 0.0);
-    readings.push("battery", battery(scene));
+    readings.push("battery_level", battery(scene));
 }
 
 pub(super) fn panic_button(scene: &Scene<'_>, readings: &mut Readings) {
     readings.push("panic_button", 0.0);
-    readings.push("battery", battery(scene));
+    readings.push("battery_level", battery(scene));
 }

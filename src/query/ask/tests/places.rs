@@ -134,7 +134,14 @@ async fn devices_that_keep_moving_are_mobile_whatever_their_kind() {
 #[tokio::test(flavor = "multi_thread")]
 async fn devices_are_listed_by_pages() {
     let city = town().await;
-    let mut question = DeviceQuestion { properties: Vec::new(), filter: Filter::default(), after: None, limit: 2 };
+    let mut question = DeviceQuestion {
+        properties: Vec::new(),
+        filter: Filter::default(),
+        presences: Vec::new(),
+        registered: None,
+        after: None,
+        limit: 2,
+    };
     let first = city.answers.devices(&question).unwrap();
     let names = |list: &DeviceList| list.devices.iter().map(|device| device.id.to_string()).collect::<Vec<_>>();
     assert_eq!(names(&first), ["line-101", "silent"]);
