@@ -84,7 +84,13 @@ pub const KINDS: [Kind; 16] = [
     },
     Kind { name: "noise-meter", domain: "environment", count: 8, properties: &["noise"], model: environment::noise_meter },
     Kind { name: "river-gauge", domain: "environment", count: 2, properties: &["water_level"], model: environment::river_gauge },
-    Kind { name: "waste-bin", domain: "environment", count: 12, properties: &["bin_fill", "battery_level"], model: environment::waste_bin },
+    Kind {
+        name: "waste-bin",
+        domain: "environment",
+        count: 12,
+        properties: &["bin_fill", "battery_level", "battery_voltage", "rssi", "snr"],
+        model: environment::waste_bin,
+    },
     Kind {
         name: "traffic-counter",
         domain: "mobility",
@@ -123,7 +129,7 @@ pub const KINDS: [Kind; 16] = [
         name: "panic-button",
         domain: "security",
         count: 4,
-        properties: &["panic_button", "battery_level"],
+        properties: &["panic_button", "battery_level", "connection"],
         model: security::panic_button,
     },
 ];

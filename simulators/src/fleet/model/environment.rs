@@ -84,7 +84,14 @@ pub(super) fn waste_bin(scene: &Scene<'_>, readings: &mut Readings) {
     let filled = (since.rem_euclid(cycle_s) as f64 / cycle_s as f64).powf(0.9);
     let full = scene.noise(1).between(since.div_euclid(cycle_s), 45.0, 84.0);
     readings.push("bin_fill", 2.0 + full * filled);
-    readings.push("battery_level", battery(scene));
+    let battery = battery(scene);
+    readings.push("battery_level", battery);
+    // A lithium cell hardly falls until it is nearly empty.
+    readings.push("battery_voltage", 3.2 + 0.4 * (battery / 100.0).powf(0.3));
+    // How far the gateway is, and what stands between: leaves, rain, a parked van.
+    let path = scene.character(3, -118.0, -82.0) + 4.0 * scene.noise(3).drift(scene.moment.second, 14_400);
+    readings.push("rssi", path + 1.5 * scene.jitter(4));
+    readings.push("snr", 8.0 + 0.35 * (path + 95.0) + scene.jitter(5));
 }
 
 fn temperature(scene: &Scene<'_>, city: f64) -> f64 {

@@ -27,4 +27,5 @@ pub(super) fn door_contact(scene: &Scene<'_>, readings: &mut Readings) {
 pub(super) fn panic_button(scene: &Scene<'_>, readings: &mut Readings) {
     readings.push("panic_button", 0.0);
     readings.push("battery_level", battery(scene));
+    readings.push("connection", 1.0);
 }
