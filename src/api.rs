@@ -56,6 +56,7 @@ mod rules;
 mod sending;
 mod server;
 mod stream;
+mod unmapped;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -76,6 +77,7 @@ use crate::alert::Desk;
 use crate::config::Config;
 use crate::ingest::{Depth, Door, Listening, SourceStatus};
 use crate::intake::Gate;
+use crate::mapping::Mapper;
 use crate::metrics::Metrics;
 use crate::model::{Catalogue, Clock, Districts, Timestamp};
 use crate::state::{Database, Reader};
@@ -122,6 +124,8 @@ pub struct Context {
     pub waiting: Depth,
     /// The way in for messages that do not come from a broker.
     pub door: Door,
+    /// Which field is which property.
+    pub mapper: Arc<Mapper>,
     /// What Prometheus reads.
     pub metrics: Arc<Metrics>,
     /// When the program started.
@@ -202,6 +206,7 @@ fn routes() -> OpenApiRouter<Shared> {
         .merge(sending::routes())
         .merge(quarantine::routes())
         .merge(repair::routes())
+        .merge(unmapped::routes())
         .merge(health::routes())
         .merge(metrics::routes())
         .merge(description::routes())

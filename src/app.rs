@@ -8,6 +8,7 @@
 //! A part that ends before it is told to stops the program: half a service is worse than none.
 
 mod convert;
+mod mappings;
 mod writer;
 
 use std::net::SocketAddr;
@@ -26,6 +27,7 @@ use crate::config::{self, Config};
 use crate::decode;
 use crate::ingest::{self, IngestError, Listening, SourceStatus};
 use crate::intake::{self, Gate, GateLimits, Repeats};
+use crate::mapping::{Dictionary, DocumentError, Mapper};
 use crate::metrics::Metrics;
 use crate::model::{Catalogue, CatalogueError, Clock, Districts, DistrictsError, SourceName, Timestamp};
 use crate::normalise::{Normaliser, TimeBounds};
@@ -65,6 +67,9 @@ pub enum AppError {
         #[source]
         source: CatalogueError,
     },
+    /// The mappings.
+    #[error("the mappings cannot be used")]
+    Mappings(#[from] DocumentError),
     /// The state database.
     #[error("cannot open the state database")]
     State(#[from] StateError),
@@ -124,6 +129,7 @@ fn read(path: &Path) -> Result<String, AppError> {
 /// Checks what the configuration's files hold, without starting anything.
 pub fn check_files(config: &Config) -> Result<(), AppError> {
     let City { catalogue, districts } = City::load(&config.city)?;
+    mappings::load(config.city.mappings.as_deref(), &catalogue)?;
     if let Some(path) = &config.alerts.rules {
         crate::alert::Rules::parse(&read(path)?, &catalogue, &districts)
             .map_err(|problems| AppError::Rules(DeskError::Invalid { problems }))?;
@@ -173,6 +179,8 @@ impl Service {
             disk_reserve_bytes: config.intake.disk_reserve_mib << 20,
             log_bytes_max: config.intake.log_mib_max << 20,
         }));
+        let documents = mappings::load(config.city.mappings.as_deref(), &catalogue)?;
+        let mapper = Arc::new(Mapper::new(Dictionary::built_in(), documents));
         let (inlet, messages) = ingest::queue(config.ingest.queue_messages, config.ingest.queue_mib << 20);
         let statuses: Vec<Arc<SourceStatus>> = config.ingest.sources.iter().map(|source| SourceStatus::new(source.name.clone())).collect();
         let listening = Arc::new(Listening::new(statuses.clone(), inlet.depth()));
@@ -211,6 +219,7 @@ impl Service {
             sources: statuses.clone(),
             waiting: inlet.depth(),
             door: inlet.door(),
+            mapper: Arc::clone(&mapper),
             metrics: Arc::clone(&metrics),
             started: clock.now(),
             stop: service.stop_interface.clone(),
@@ -232,6 +241,13 @@ impl Service {
             ("the judge of silence", Ok(()))
         });
 
+        if let Some(folder) = config.city.mappings.clone() {
+            let (catalogue, mapper, stop) = (Arc::clone(&catalogue), Arc::clone(&mapper), service.stop_background.clone());
+            service.background.spawn(async move {
+                mappings::watch(folder, catalogue, mapper, stop).await;
+                ("the watch over mappings", Ok(()))
+            });
+        }
         let converter = convert::Converter {
             routes: config
                 .ingest
@@ -243,6 +259,7 @@ impl Service {
             limits: decode::Limits { payload_bytes_max: config.ingest.payload_bytes_max, readings_max: config.ingest.readings_max },
             normaliser: Normaliser::new(catalogue, Arc::clone(&districts)),
             live: Arc::clone(database.live()),
+            mapper,
             memory: decode::Memory::default(),
         };
         let writer = writer::Writer {
@@ -413,8 +430,9 @@ fn route(source: &config::Source) -> convert::Route {
 
 /// What is sent over HTTP, under the topics that [`api::SENDERS`] gives it.
 fn http_route(source: &config::HttpSource) -> (SourceName, convert::Route) {
-    let forms =
-        api::SENDERS.iter().map(|(filter, decoder)| ((*filter).to_owned(), decode::Form { decoder: *decoder, ..decode::Form::default() }));
+    let forms = api::SENDERS.iter().map(|(filter, decoder, precision)| {
+        ((*filter).to_owned(), decode::Form { decoder: *decoder, precision: *precision, ..decode::Form::default() })
+    });
     let bounds = TimeBounds { past_max: source.past_max.0, future_max: source.future_max.0, skew_max: source.skew_max.0 };
     (source.name.clone(), convert::Route { forms: forms.collect(), bounds })
 }

@@ -92,6 +92,9 @@ pub struct City {
     pub time_zone: String,
     /// A GeoJSON file of districts, features with the properties `id` and `name`. Left out: Palermo's, approximate.
     pub districts: Option<PathBuf>,
+    /// A folder of mappings, `*.json` in the form of `schemas/mapping.schema.json`: what fields of which devices are. A
+    /// changed file is taken up within seconds. Left out: the built-in dictionary alone.
+    pub mappings: Option<PathBuf>,
     /// A catalogue of observed properties in the form of `schemas/properties.json`. Left out: the built-in one.
     pub properties: Option<PathBuf>,
 }
@@ -213,7 +216,7 @@ impl Subscription {
     /// How its messages are decoded.
     pub fn form(&self) -> Form {
         let topic = self.names.as_deref().map_or_else(TopicPattern::default, |names| names.parse().expect("the configuration was checked"));
-        Form { decoder: self.decoder, topic }
+        Form { decoder: self.decoder, topic, ..Form::default() }
     }
 }
 

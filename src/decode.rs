@@ -4,7 +4,11 @@
 //! checks form, not sense: which field is which property is the work of mappings, units, plausibility and places that of
 //! [`crate::normalise`]. A decoder is a function of the message and of the [`Memory`] of those before it.
 
+mod fields;
+mod influx_line;
+mod json;
 mod topic;
+mod ttn;
 mod v1;
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +24,24 @@ pub enum Decoder {
     /// Conca's own payload, version 1: `schemas/payload-v1.json`.
     #[default]
     V1,
+    /// Uplinks of The Things Stack, version 3, as JSON.
+    Ttn,
+    /// Any JSON object or array of objects with numbers in it.
+    Json,
+    /// InfluxDB line protocol, times in nanoseconds.
+    InfluxLine,
+}
+
+impl Decoder {
+    /// The word in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::V1 => "v1",
+            Self::Ttn => "ttn",
+            Self::Json => "json",
+            Self::InfluxLine => "influx-line",
+        }
+    }
 }
 
 /// What the configuration says of a subscription's messages.
@@ -29,6 +51,22 @@ pub struct Form {
     pub decoder: Decoder,
     /// Where the topic names device and kind, for families whose payloads may not.
     pub topic: TopicPattern,
+    /// What a number of line protocol's times is.
+    pub precision: Precision,
+}
+
+/// What a number of line protocol's times is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// As over MQTT, and where nothing else is said.
+    #[default]
+    Nanoseconds,
+    /// `us`.
+    Microseconds,
+    /// `ms`.
+    Milliseconds,
+    /// `s`.
+    Seconds,
 }
 
 /// What a message may cost.
@@ -52,6 +90,9 @@ pub fn decode<'a>(form: &Form, message: &'a Message, limits: &Limits, _memory: &
     }
     match form.decoder {
         Decoder::V1 => v1::decode(message, limits),
+        Decoder::Ttn => ttn::decode(form, message, limits),
+        Decoder::Json => json::decode(form, message, limits),
+        Decoder::InfluxLine => influx_line::decode(form, message, limits),
     }
 }
 
@@ -87,4 +128,69 @@ pub(crate) fn excerpt(text: &str) -> String {
         excerpt.push('…');
     }
     excerpt
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::{Service, SourceName, Timestamp, Value, Vocabulary};
+
+    const LIMITS: Limits = Limits { payload_bytes_max: 65_536, readings_max: 50 };
+
+    fn message(topic: &str, payload: &[u8]) -> Message {
+        Message {
+            source: SourceName::try_from("any").unwrap(),
+            topic: topic.into(),
+            payload: payload.to_vec().into(),
+            received: Timestamp::MIN,
+            service: Service::AtMostOnce,
+            retained: false,
+        }
+    }
+
+    /// Decodes a message by a sender's family: each device with its kind and model, its readings one a line; then faults.
+    #[track_caller]
+    pub(super) fn check(form: &Form, topic: &str, payload: &str, expected: &str) {
+        let message = message(topic, payload.as_bytes());
+        let shown = match decode(form, &message, &LIMITS, &mut Memory::default()) {
+            Err(fault) => format!("rejected: {fault}"),
+            Ok(decoded) => {
+                let mut lines = Vec::new();
+                for device in &decoded.devices {
+                    let Vocabulary::Sender { model } = &device.vocabulary else { panic!("a sender's own words") };
+                    lines.push(format!("{} {} {}", device.device, device.kind, model.as_deref().unwrap_or_default()));
+                    lines.extend(device.readings.iter().map(|reading| {
+                        let value = match &reading.value {
+                            Value::Number(number) => number.to_string(),
+                            Value::Word(word) => format!("{word:?}"),
+                        };
+                        let unit = reading.unit.as_deref().map_or(String::new(), |unit| format!(" {unit}"));
+                        let place = reading.position.map_or(String::new(), |place| format!(" @{},{}", place.longitude(), place.latitude()));
+                        format!("{}={value}{unit}{place}", reading.name)
+                    }));
+                }
+                lines.extend(decoded.faults.iter().map(|fault| format!("fault: {fault}")));
+                lines.join("\n")
+            }
+        };
+        assert_eq!(shown, expected, "{payload}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived_by_every_family(topic in ".{0,40}", payload in proptest::collection::vec(any::<u8>(), 0..400), text in r#"[\[\]{}":,=0-9a-z\\ .\neE+-]{0,300}"#) {
+            for decoder in [Decoder::V1, Decoder::Ttn, Decoder::Json, Decoder::InfluxLine] {
+                for payload in [&payload[..], text.as_bytes()] {
+                    let message = message(&topic, payload);
+                    let form = Form { decoder, ..Form::default() };
+                    if let Ok(decoded) = decode(&form, &message, &LIMITS, &mut Memory::default()) {
+                        let readings: usize = decoded.devices.iter().map(|device| device.readings.len()).sum();
+                        prop_assert!(readings + decoded.faults.len() <= LIMITS.readings_max);
+                    }
+                }
+            }
+        }
+    }
 }

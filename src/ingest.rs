@@ -1,7 +1,7 @@
 //! MQTT sessions: from a broker to a bounded queue of messages, and acknowledgements back.
 //!
 //! - **At least once.** MQTT 5 with a session that outlives the connection; a message of QoS 1 is acknowledged when
-//!   [`Delivery::acknowledge`] is called, in the order of receipt (MQTT-4.6.0-2), and only on the connection that it
+//!   [`Receipt::acknowledge`] is called, in the order of receipt (MQTT-4.6.0-2), and only on the connection that it
 //!   came on: after a break the broker delivers it again.
 //! - **The broker holds the backlog.** A full queue stops reading the socket. The Receive Maximum helps, but brokers
 //!   exceed it (Mosquitto 2.0.11 under backlog does), so it bounds nothing by itself. Messages of QoS 0 are shed and
@@ -200,7 +200,7 @@ impl Depth {
 /// Why a message does not fit in.
 #[derive(Debug)]
 enum Refused {
-    Full(Delivery),
+    Full(Box<Delivery>),
     Closed,
 }
 
@@ -222,12 +222,14 @@ impl Inlet {
     }
 
     fn try_send(&self, mut delivery: Delivery) -> Result<(), Refused> {
-        let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(self.bytes_of(&delivery)) else { return Err(Refused::Full(delivery)) };
+        let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(self.bytes_of(&delivery)) else {
+            return Err(Refused::Full(Box::new(delivery)));
+        };
         delivery.receipt.room = Some(room);
         self.queue.try_send(delivery).map_err(|error| match error {
             mpsc::error::TrySendError::Full(mut delivery) => {
                 delivery.receipt.room = None;
-                Refused::Full(delivery)
+                Refused::Full(Box::new(delivery))
             }
             mpsc::error::TrySendError::Closed(_) => Refused::Closed,
         })

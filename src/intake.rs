@@ -139,7 +139,9 @@ impl<'a> Work<'a> {
 
     fn normalised(&mut self, state: &crate::state::State, limits: Limits, entry: &'a Entry, normalised: &'a Normalised) -> Settled {
         let message = &entry.message;
-        let Normalised { devices, faults } = normalised;
+        let Normalised { devices, faults, unmapped } = normalised;
+        let told = unmapped.iter().map(|field| (message.source.clone(), message.received, field.clone()));
+        self.step.commit.unmapped.extend(told);
         if devices.is_empty() && !faults.is_empty() {
             self.reject(entry, faults.clone(), faults.len());
             return Settled::Rejected;

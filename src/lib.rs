@@ -3,7 +3,7 @@
 //! Read the modules in the order in which a reading travels:
 //!
 //! ```text
-//! broker ─▶ ingest ─▶ decode ─▶ normalise ─▶ intake ─▶ store ─▶ query ─▶ api ─▶ dashboards, analysts
+//! broker ─▶ ingest ─▶ decode ─▶ mapping ─▶ normalise ─▶ intake ─▶ store ─▶ query ─▶ api ─▶ dashboards, analysts
 //!                                              └────▶ alert
 //! ```
 //!
@@ -15,6 +15,7 @@
 //! | [`metrics`] | what Prometheus reads |
 //! | [`ingest`] | MQTT sessions → messages, each with the right to acknowledge it |
 //! | [`decode`] | message → readings, or why not; pure |
+//! | [`mapping`] | sender's words → the catalogue's: which field is which property; pure |
 //! | [`normalise`] | reading → observation: unit, time, place, plausibility; pure |
 //! | [`intake`] | batch → effects of one transaction; pure. Also whether anything may be accepted |
 //! | [`store`] | the log's follower: Delta Lake table, its upkeep, scans over table and log together |
@@ -38,6 +39,7 @@ pub mod decode;
 pub mod demo;
 pub mod ingest;
 pub mod intake;
+pub mod mapping;
 pub mod metrics;
 pub mod model;
 pub mod normalise;

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use conca::app::{self, Service};
 use conca::config::{Config, Log, LogFormat, Role, TokenHash};
+use conca::mapping::Document;
 use conca::model::{Catalogue, SystemClock};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -54,6 +55,7 @@ enum Command {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum RoleArgument {
+    Write,
     Read,
     Operate,
     Admin,
@@ -64,6 +66,7 @@ enum SchemaArgument {
     Config,
     Rules,
     Properties,
+    Mapping,
     OpenApi,
 }
 
@@ -103,6 +106,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             SchemaArgument::Config => pretty(&Config::schema()),
             SchemaArgument::Rules => pretty(&conca::alert::rules_schema()),
             SchemaArgument::Properties => pretty(&Catalogue::schema()),
+            SchemaArgument::Mapping => pretty(&Document::schema()),
             SchemaArgument::OpenApi => pretty(&conca::api::description()),
         }),
     }
@@ -155,6 +159,7 @@ fn token(name: &str, role: RoleArgument) -> anyhow::Result<()> {
     getrandom::fill(&mut random).context("the system has no randomness")?;
     let token = random.iter().fold("conca_".to_owned(), |token, byte| format!("{token}{byte:02x}"));
     let role = match role {
+        RoleArgument::Write => Role::Write,
         RoleArgument::Read => Role::Read,
         RoleArgument::Operate => Role::Operate,
         RoleArgument::Admin => Role::Admin,

@@ -17,7 +17,7 @@ pub use duration::{DurationText, InvalidDuration};
 pub use id::{DeviceId, DeviceKind, InvalidName, SourceName};
 pub use observation::{
     Decoded, DeviceObservations, Fault, Flags, Message, Normalised, Observation, Original, Reading, Readings, Reason, Replay, Reply,
-    Service, Settled, Value, Verdict, Vocabulary,
+    Service, Settled, Unmapped, Value, Verdict, Vocabulary, Why,
 };
 pub use position::{InvalidPosition, Position};
 pub use property::{Catalogue, CatalogueError, Domain, Kind, Property, PropertyIndex, StateCode, Summary, Title};

@@ -22,6 +22,6 @@ pub use database::{
 };
 pub use ledger::{Counts, LedgerKey, LedgerMoves};
 pub use live::{Device, DeviceIndex, Event, Latest, Live, MOVE_M, Mark, Moves, Series, SeriesIndex, State, Tail};
-pub use reader::{AlertFilter, LedgerRow, QuarantineFilter, QuarantineOrder, QuarantineRow, Reader};
+pub use reader::{AlertFilter, LedgerRow, QuarantineFilter, QuarantineOrder, QuarantineRow, Reader, UnmappedRow};
 pub use registry::RegistryChange;
 pub use rhythm::Rhythm;

@@ -80,7 +80,8 @@ impl Selection {
 #[derive(Debug, Default, Serialize, utoipa::ToSchema)]
 struct Replayed {
     /// Messages that were tried again.
-    replayed: usize,
+    #[serde(rename = "replayed")]
+    tried: usize,
     /// Those of which everything is accepted now: they are no longer quarantined.
     accepted: usize,
     /// Those of which some is accepted; they stay, with what is wrong now.
@@ -124,7 +125,7 @@ async fn replay_quarantined(
         let Some(last) = rows.last().map(|row| row.id) else { break };
         replay(&shared, rows, deadline, &mut done).await?;
         filter.order = QuarantineOrder::OldestFirst { after: last };
-        if done.replayed >= MESSAGES_MAX || Instant::now() >= deadline {
+        if done.tried >= MESSAGES_MAX || Instant::now() >= deadline {
             done.next = Some(last);
             break;
         }
@@ -146,7 +147,7 @@ async fn replay(shared: &Shared, rows: Vec<QuarantineRow>, deadline: Instant, do
     for verdict in verdicts {
         let verdict = tokio::time::timeout_at(deadline + timeout, verdict).await.map_err(|_elapsed| late())?;
         let verdict = verdict.map_err(|_gone| Problem::new(Kind::Stopping, "the program is stopping"))?;
-        done.replayed += usize::from(verdict.settled != Settled::Repeated);
+        done.tried += usize::from(verdict.settled != Settled::Repeated);
         match verdict.settled {
             Settled::Accepted if verdict.faults.is_empty() => done.accepted += 1,
             Settled::Accepted => done.partly += 1,

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::response::Response;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -14,22 +15,28 @@ use super::body::RawBody;
 use super::formats;
 use super::params::Params;
 use super::problem::{BodyErrors, Details, Errors, Kind, Problem};
-use crate::decode::Decoder;
-use crate::model::{Fault, Message, Service, Settled, Verdict};
+use crate::decode::{Decoder, Precision};
+use crate::model::{DeviceKind, Fault, Message, Service, Settled, Verdict};
 
-/// Which payload family stands under which topics of the source of HTTP.
-pub const SENDERS: &[(&str, Decoder)] = &[("conca/v1/#", Decoder::V1)];
+/// Which payload family stands under which topics of the source of HTTP, and what its numbers of time are.
+pub const SENDERS: &[(&str, Decoder, Precision)] = &[
+    ("conca/v1/#", Decoder::V1, Precision::Nanoseconds),
+    ("influx/ns/#", Decoder::InfluxLine, Precision::Nanoseconds),
+    ("influx/us/#", Decoder::InfluxLine, Precision::Microseconds),
+    ("influx/ms/#", Decoder::InfluxLine, Precision::Milliseconds),
+    ("influx/s/#", Decoder::InfluxLine, Precision::Seconds),
+];
 
 /// Faults of one message that are told; all are in the quarantine.
 const FAULTS_MAX: usize = 20;
 
 pub(super) fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default().routes(routes!(send_message))
+    OpenApiRouter::default().routes(routes!(send_message)).routes(routes!(write_lines))
 }
 
 /// Whether an address takes observations: of whom, and of which media type, is judged there.
 pub(super) fn is_sending(path: &str) -> bool {
-    path == "/v1/messages"
+    ["/v1/messages", "/api/v2/write"].contains(&path)
 }
 
 /// What became of a message.
@@ -92,4 +99,86 @@ pub(super) async fn take(shared: &Shared, topic: &str, payload: Vec<u8>) -> Resu
     let timeout: Duration = context.config.api.request_timeout.0;
     let busy = |_elapsed| Problem::new(Kind::Busy, "it could not be made durable in time; send it again");
     tokio::time::timeout(timeout, settled).await.map_err(busy)?
+}
+
+/// Why a write failed, as InfluxDB 2 says it.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+struct WriteError {
+    /// `invalid`: lines are wrong, the others are stored; sending it again does not help.
+    #[schema(example = "invalid")]
+    code: &'static str,
+    /// Which lines, and why; all are in the quarantine.
+    message: String,
+}
+
+/// Writes InfluxDB line protocol.
+///
+/// As InfluxDB 2 does, so that Telegraf and InfluxDB's clients write here unchanged: 204 once all of it is durable; 400 where
+/// lines are wrong, with the others stored. Fields that no mapping knows are no fault: `/v1/unmapped` lists them. Needs
+/// the role write, operate or admin; `Authorization: Token …` is understood.
+#[utoipa::path(
+    post, path = "/api/v2/write", tag = "intake",
+    params(
+        ("org" = Option<String>, Query, description = "Whatever clients send", example = "city"),
+        ("bucket" = Option<String>, Query, description = "Part of the message's topic: letters, digits and _ - . :", example = "air"),
+        ("precision" = Option<String>, Query, description = "What times are: ns, us, ms or s. Default: ns", example = "s"),
+    ),
+    request_body(content = String, content_type = "text/plain"),
+    responses((status = 204, description = "All of it is durable"), (status = 400, description = "Some of it is wrong", body = WriteError), BodyErrors, Errors)
+)]
+async fn write_lines(State(shared): State<Shared>, _sender: Sender, params: Params, RawBody(body): RawBody) -> Result<Response, Problem> {
+    let (precision, bucket) = params.read(|query| {
+        query.text("org");
+        query.text("orgID");
+        let bucket = query.text("bucket").unwrap_or_else(|| "default".to_owned());
+        let precision = query.word("precision", &[("ns", "ns"), ("us", "us"), ("ms", "ms"), ("s", "s")]).unwrap_or("ns");
+        (precision, DeviceKind::from_foreign(&bucket))
+    })?;
+    let topic = format!("influx/{precision}/{bucket}");
+    let ingest = &shared.context.config.ingest;
+    let mut faults = Vec::new();
+    for part in parts(body, ingest.payload_bytes_max, ingest.readings_max) {
+        faults.extend(take(&shared, &topic, part).await?.faults);
+    }
+    if faults.is_empty() {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    let message = format!("partial write: {}", told(&faults).join("; "));
+    Ok((StatusCode::BAD_REQUEST, formats::json(&WriteError { code: "invalid", message })).into_response())
+}
+
+/// Lines in parts, each of which may be a message: of at most so many bytes and, since each reading has its `=`, readings. A
+/// line that is longer stays whole, and is refused for it.
+fn parts(body: Vec<u8>, bytes_max: usize, readings_max: usize) -> Vec<Vec<u8>> {
+    let mut parts: Vec<Vec<u8>> = Vec::new();
+    let mut readings = 0;
+    for line in body.split_inclusive(|byte| *byte == b'\n') {
+        let of_line = line.split(|byte| *byte == b'=').skip(1).count().max(1);
+        match parts.last_mut() {
+            Some(part) if part.len() + line.len() <= bytes_max && readings + of_line <= readings_max => part.extend_from_slice(line),
+            _ => {
+                parts.push(line.to_vec());
+                readings = 0;
+            }
+        }
+        readings += of_line;
+    }
+    if parts.is_empty() { vec![body] } else { parts }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parts;
+
+    #[test]
+    fn lines_are_parted_where_they_end() {
+        let shown = |body: &str, bytes, readings| {
+            let parts = parts(body.as_bytes().to_vec(), bytes, readings);
+            parts.into_iter().map(|part| String::from_utf8(part).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(shown("a b=1\nc d=2\ne f=3", 12, 10), ["a b=1\nc d=2\n", "e f=3"]);
+        assert_eq!(shown("a b=1,c=2\nd e=3\nf g=4\n", 100, 2), ["a b=1,c=2\n", "d e=3\nf g=4\n"]);
+        assert_eq!(shown("a b=1\n", 3, 1), ["a b=1\n"]);
+        assert_eq!(shown("", 3, 1), [""]);
+    }
 }

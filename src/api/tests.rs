@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::decode::{self, Form, Limits, Memory};
 use crate::ingest::{self, Inlet, Listening};
 use crate::intake::{self, Entry, Gate, GateLimits, Repeats};
+use crate::mapping::{Dictionary, Mapper};
 use crate::metrics::Metrics;
 use crate::model::{Catalogue, Clock, Districts, ManualClock, Message, Service, SourceName, Timestamp};
 use crate::normalise::{Normaliser, TimeBounds};
@@ -121,6 +122,7 @@ impl Town {
             sources: Vec::new(),
             waiting: inlet.depth(),
             door: inlet.door(),
+            mapper: Arc::new(Mapper::new(Dictionary::built_in(), Vec::new())),
             metrics,
             started: Self::at(0),
             stop: CancellationToken::new(),

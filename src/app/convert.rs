@@ -11,7 +11,8 @@ use tokio::sync::mpsc;
 use crate::decode::{self, Form, Limits, Memory};
 use crate::ingest::{self, Delivery, Receipt};
 use crate::intake::Entry;
-use crate::model::{Decoded, Fault, Message, Normalised, Reason, Registry, Replay, SourceName};
+use crate::mapping::Mapper;
+use crate::model::{Decoded, Fault, Message, Normalised, Readings, Reason, Registry, Replay, SourceName, Unmapped};
 use crate::normalise::{Normaliser, TimeBounds};
 use crate::state::Live;
 
@@ -38,6 +39,7 @@ pub(super) struct Converter {
     pub(super) normaliser: Normaliser,
     /// Has the registry.
     pub(super) live: Arc<Live>,
+    pub(super) mapper: Arc<Mapper>,
     pub(super) memory: Memory,
 }
 
@@ -90,10 +92,25 @@ impl Converter {
             return Err(Fault { reason: Reason::Topic, at: String::new(), detail });
         };
         let Decoded { devices, mut faults, .. } = decode::decode(form, message, &self.limits, &mut self.memory)?;
+        let mut unmapped = Vec::new();
+        let devices = devices.into_iter().map(|readings| self.mapper.map(&message.source, form.decoder, readings, &mut unmapped));
+        let devices: Vec<Readings<'_>> = devices.collect();
         let mut normalised = self.normaliser.normalise(devices, message.received, bounds, registry);
         faults.append(&mut normalised.faults);
-        Ok(Normalised { faults, ..normalised })
+        if normalised.devices.is_empty() && faults.is_empty() && !unmapped.is_empty() {
+            // Kept, so that it can be replayed once a mapping knows it.
+            faults.push(nothing_mapped(&unmapped));
+        }
+        Ok(Normalised { faults, unmapped, ..normalised })
     }
+}
+
+/// The fault of a message of which no field is mapped: its first fields.
+fn nothing_mapped(unmapped: &[Unmapped]) -> Fault {
+    const SHOWN: usize = 5;
+    let fields: Vec<&str> = unmapped.iter().take(SHOWN).map(|unmapped| unmapped.field.as_str()).collect();
+    let more = if unmapped.len() > SHOWN { format!(" and {} more", unmapped.len() - SHOWN) } else { String::new() };
+    Fault { reason: Reason::Unmapped, at: String::new(), detail: format!("no mapping knows {}{more}", fields.join(", ")) }
 }
 
 /// What is written of a message that made the program panic.

@@ -240,7 +240,7 @@ impl Session {
         match inlet.try_send(delivery) {
             Ok(()) => true,
             Err(Refused::Full(delivery)) => {
-                self.hold(delivery);
+                self.hold(*delivery);
                 true
             }
             Err(Refused::Closed) => false,
@@ -305,7 +305,7 @@ impl Session {
                     match inlet.try_send(next) {
                         Ok(()) => self.held_bytes -= bytes,
                         // Another source was quicker.
-                        Err(Refused::Full(next)) => self.held.push_front(next),
+                        Err(Refused::Full(next)) => self.held.push_front(*next),
                         Err(Refused::Closed) => return Ok(false),
                     }
                 }

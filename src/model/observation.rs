@@ -113,6 +113,62 @@ pub struct Normalised {
     pub devices: Vec<DeviceObservations>,
     /// One for each reading that is refused.
     pub faults: Vec<Fault>,
+    /// Fields that no rule knows: no readings, and nothing of the others is lost by them.
+    pub unmapped: Vec<Unmapped>,
+}
+
+/// A field that no mapping turns into a reading.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unmapped {
+    /// The device that sent it.
+    pub device: DeviceId,
+    /// The payload family's word.
+    pub decoder: &'static str,
+    /// The device's model, or its kind where the message tells none; cut short.
+    pub model: String,
+    /// The field's path, or the property that another field is already; cut short.
+    pub field: String,
+    /// What it held, cut short, with its unit.
+    pub example: String,
+    /// Why it is not mapped.
+    pub why: Why,
+}
+
+/// Why a field is not mapped. The words are stored and shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Why {
+    /// No rule knows its name.
+    Unknown,
+    /// It is sent in several units, and this one does not say which.
+    AmbiguousUnit,
+    /// A further field of a property that another one is.
+    FurtherField,
+}
+
+impl Why {
+    /// The word in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::AmbiguousUnit => "ambiguous-unit",
+            Self::FurtherField => "further-field",
+        }
+    }
+}
+
+impl Unmapped {
+    /// The field of a reading.
+    pub fn of(device: &DeviceId, decoder: &'static str, model: &str, reading: &Reading<'_>, why: Why) -> Self {
+        const CHARACTERS_MAX: usize = 120;
+        let cut = |text: &str| text.chars().take(CHARACTERS_MAX).collect::<String>();
+        let value = match &reading.value {
+            Value::Number(number) => number.to_string(),
+            Value::Word(word) => word.to_string(),
+        };
+        let example = reading.unit.as_ref().map_or_else(|| cut(&value), |unit| cut(&format!("{value} {unit}")));
+        Self { device: device.clone(), decoder, model: cut(model), field: cut(&reading.name), example, why }
+    }
 }
 
 /// What one device observed, by one message.

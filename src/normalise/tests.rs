@@ -30,7 +30,7 @@ fn normalise(reading: Reading<'static>, registered: Option<&Registration>) -> (V
         vocabulary: Vocabulary::Catalogue,
         readings: vec![reading],
     };
-    let Normalised { devices, faults } = normaliser().normalise([readings], received(), &BOUNDS, &registry);
+    let Normalised { devices, faults, .. } = normaliser().normalise([readings], received(), &BOUNDS, &registry);
     (devices.into_iter().flat_map(|device| device.observations).collect(), faults)
 }
 

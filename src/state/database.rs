@@ -16,11 +16,12 @@ use super::live::{Device, DeviceIndex, Latest, Live, Mark, Moves, Series, Series
 use super::registry::{self, RegistryChange};
 use super::rhythm::Rhythm;
 use crate::model::{
-    Catalogue, DeviceId, DeviceKind, Districts, Domain, Fault, Message, PropertyIndex, Registry, Replay, SourceName, Timestamp,
+    Catalogue, DeviceId, DeviceKind, Districts, Domain, Fault, Message, PropertyIndex, Registry, Replay, SourceName, Timestamp, Unmapped,
 };
 
 /// What each version of the schema adds to the one before. A released version never changes.
-const MIGRATIONS: [&[&str]; 2] = [&[include_str!("schema.sql")], &[include_str!("registry.sql"), include_str!("quarantine.sql")]];
+const MIGRATIONS: [&[&str]; 2] =
+    [&[include_str!("schema.sql")], &[include_str!("registry.sql"), include_str!("quarantine.sql"), include_str!("unmapped.sql")]];
 const SCHEMA_VERSION: usize = MIGRATIONS.len();
 
 /// The database cannot do what was asked.
@@ -164,6 +165,8 @@ pub struct Commit {
     pub replayed: Vec<i64>,
     /// Messages of which something is refused.
     pub quarantined: Vec<Quarantined>,
+    /// Fields that no mapping knows, with source and time of receipt.
+    pub unmapped: Vec<(SourceName, Timestamp, Unmapped)>,
     /// Changes of the ledger.
     pub ledger: LedgerMoves,
     /// Changed conditions.
@@ -350,6 +353,7 @@ impl Turn<'_> {
             transaction.prepare_cached("DELETE FROM quarantine WHERE id = ?1")?.execute(params![id])?;
         }
         insert_quarantined(&transaction, &commit.quarantined)?;
+        count_unmapped(&transaction, &commit.unmapped)?;
         add_to_ledger(&transaction, &commit.ledger)?;
         write_conditions(&transaction, &commit.conditions)?;
         write_alerts(&transaction, &commit.alerts)?;
@@ -555,6 +559,39 @@ fn insert_quarantined(transaction: &Transaction<'_>, quarantined: &[Quarantined]
                 serde_json::Value::from(faults).to_string(),
                 readings
             ])?;
+    }
+    Ok(())
+}
+
+/// Different fields that are kept: a sender that invents names must not fill the disk.
+const UNMAPPED_MAX: i64 = 10_000;
+
+fn count_unmapped(transaction: &Transaction<'_>, unmapped: &[(SourceName, Timestamp, Unmapped)]) -> Result<(), StateError> {
+    let mut counts: HashMap<_, (i64, &Timestamp, &Unmapped)> = HashMap::new();
+    for (source, received, field) in unmapped {
+        let count =
+            counts.entry((source.as_str(), field.decoder, field.model.as_str(), field.field.as_str())).or_insert((0, received, field));
+        *count = (count.0 + 1, received, field);
+    }
+    for ((source, decoder, model, name), (count, received, field)) in counts {
+        transaction
+            .prepare_cached(
+                "INSERT INTO unmapped (source, decoder, model, field, why, count, first, last, device, example)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8, ?9)
+                 ON CONFLICT (source, decoder, model, field) DO UPDATE SET
+                    why = excluded.why, count = count + excluded.count, last = excluded.last, device = excluded.device, example = excluded.example",
+            )?
+            .execute(params![source, decoder, model, name, field.why.as_str(), count, received.micros(), field.device.as_str(), field.example])?;
+    }
+    if !unmapped.is_empty() {
+        // The count is that of an index; only a flood of names makes anything be deleted.
+        let beyond: i64 =
+            transaction.prepare_cached("SELECT max(0, count(*) - ?1) FROM unmapped")?.query_row(params![UNMAPPED_MAX], |row| row.get(0))?;
+        if beyond > 0 {
+            transaction
+                .prepare_cached("DELETE FROM unmapped WHERE rowid IN (SELECT rowid FROM unmapped ORDER BY last LIMIT ?1)")?
+                .execute(params![beyond])?;
+        }
     }
     Ok(())
 }

@@ -49,6 +49,31 @@ pub struct QuarantineRow {
     pub discarded: Option<Discard>,
 }
 
+/// A field that no mapping knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnmappedRow {
+    /// The source whose devices send it.
+    pub source: String,
+    /// The payload family's word.
+    pub decoder: String,
+    /// The devices' model, or their kind.
+    pub model: String,
+    /// Its path.
+    pub field: String,
+    /// The word of [`crate::model::Why`].
+    pub why: String,
+    /// How often it came.
+    pub count: i64,
+    /// When it came first.
+    pub first: Timestamp,
+    /// When it came last.
+    pub last: Timestamp,
+    /// The last device that sent it.
+    pub device: String,
+    /// What it held then.
+    pub example: String,
+}
+
 /// Which quarantined messages to list.
 #[derive(Clone, Debug)]
 pub struct QuarantineFilter {
@@ -216,6 +241,30 @@ impl Reader {
         let mut select = connection
             .prepare_cached("SELECT reason, count(*) FROM quarantine WHERE discarded IS NULL GROUP BY reason ORDER BY 2 DESC, 1")?;
         let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Fields that no mapping knows, the most frequent first; only of one source, if one is given.
+    pub fn unmapped(&self, source: Option<&str>, limit: usize) -> Result<Vec<UnmappedRow>, StateError> {
+        let connection = self.0.lock();
+        let mut select = connection.prepare_cached(
+            "SELECT source, decoder, model, field, why, count, first, last, device, example FROM unmapped
+             WHERE ?1 IS NULL OR source = ?1 ORDER BY count DESC, source, model, field LIMIT ?2",
+        )?;
+        let rows = select.query_map(params![source, number(limit)], |row| {
+            Ok(UnmappedRow {
+                source: row.get(0)?,
+                decoder: row.get(1)?,
+                model: row.get(2)?,
+                field: row.get(3)?,
+                why: row.get(4)?,
+                count: row.get(5)?,
+                first: Timestamp::from_micros_clamped(row.get(6)?),
+                last: Timestamp::from_micros_clamped(row.get(7)?),
+                device: row.get(8)?,
+                example: row.get(9)?,
+            })
+        })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// What each module of the crate may name with `crate::`, beside itself. Foundations are `model`, `config`, `state` and
 /// `metrics`; stages know foundations only, and `app` joins the stages.
-const ALLOWED: [(&str, &[&str]); 18] = [
+const ALLOWED: [(&str, &[&str]); 19] = [
     ("model", &[]),
     // A subscription's section names its decoder.
     ("config", &["model", "decode"]),
@@ -17,9 +17,13 @@ const ALLOWED: [(&str, &[&str]); 18] = [
     ("intake", &["model", "state"]),
     ("store", &["model", "config", "state", "metrics"]),
     ("query", &["model", "config", "state", "metrics", "store"]),
+    ("mapping", &["model", "decode"]),
     ("alert", &["model", "config", "state", "metrics"]),
-    ("api", &["model", "config", "state", "metrics", "ingest", "decode", "normalise", "intake", "store", "query", "alert"]),
-    ("app", &["model", "config", "state", "metrics", "ingest", "decode", "normalise", "intake", "store", "query", "alert", "api"]),
+    ("api", &["model", "config", "state", "metrics", "ingest", "decode", "mapping", "normalise", "intake", "store", "query", "alert"]),
+    (
+        "app",
+        &["model", "config", "state", "metrics", "ingest", "decode", "mapping", "normalise", "intake", "store", "query", "alert", "api"],
+    ),
     ("demo", &["model", "config", "app", "alert"]),
     // The pure core of questions.
     ("query/aggregate", &["model", "query"]),

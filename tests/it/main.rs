@@ -26,4 +26,5 @@ mod overload;
 mod registry;
 mod repair;
 mod schemas;
+mod sending;
 mod support;

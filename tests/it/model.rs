@@ -84,7 +84,7 @@ fn entry(catalogue: &Catalogue, (device, property, minute, value): (u8, u8, u8, 
         domain: Domain::Environment,
         observations: vec![observation],
     };
-    Entry { message, outcome: Ok(Normalised { devices: vec![heard], faults: Vec::new() }), replay: None }
+    Entry { message, outcome: Ok(Normalised { devices: vec![heard], ..Normalised::default() }), replay: None }
 }
 
 fn check(acts: &[Act]) {

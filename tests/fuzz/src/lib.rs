@@ -3,6 +3,7 @@
 #![allow(missing_docs, dead_code, unreachable_pub, reason = "modules of the service, of which the targets use a part")]
 
 pub mod decode;
+pub mod mapping;
 pub mod model;
 
 use decode::{Decoder, Form, Limits, Memory};

@@ -1,0 +1,119 @@
+//! Uplinks of The Things Stack, version 3: topic `v3/<application>@<tenant>/devices/<device>/up`, or a webhook's body.
+//!
+//! What the device's payload formatter decoded becomes readings, of any depth; how well the best gateway heard it becomes the
+//! device's `rssi` and `snr`, what the network server knows of its battery `battery_level`. The phenomenon time is that of the network server,
+//! since devices of `LoRaWAN` have no clock. The device is its `DevEUI` in lower case, its model `<brand>/<model>`.
+//!
+//! A join says that the device is there (`connection`); receipts of downlinks and other events are understood and say
+//! nothing. An uplink without a decoded payload is refused: its bytes mean what only its maker knows.
+
+use std::borrow::Cow;
+
+use serde_json::Value as Json;
+
+use super::fields::{Fields, number, position};
+use super::{Form, Limits, not_json, text, whole};
+use crate::model::{Decoded, DeviceId, DeviceKind, Fault, Message, Readings, Reason, Timestamp, Value, Vocabulary};
+
+/// Decodes one message.
+pub(super) fn decode<'a>(form: &Form, message: &'a Message, limits: &Limits) -> Result<Decoded<'a>, Fault> {
+    let event: Json = serde_json::from_str(text(message)?).map_err(|error| not_json(&error))?;
+    let at = |path: &str| event.pointer(path);
+    let names = form.topic.find(&message.topic);
+    let eui = at("/end_device_ids/dev_eui").and_then(Json::as_str).map(str::to_ascii_lowercase);
+    let device = eui.or_else(|| at("/end_device_ids/device_id").and_then(Json::as_str).map(str::to_owned));
+    let Some(device) = device.filter(|device| !device.is_empty()) else {
+        return Err(Fault { reason: Reason::Shape, at: "/end_device_ids".to_owned(), detail: "neither dev_eui nor device_id".to_owned() });
+    };
+    let time = |path: &str| at(path).and_then(Json::as_str).and_then(|text| text.parse::<Timestamp>().ok());
+    let heard = time("/uplink_message/received_at").or_else(|| time("/received_at")).unwrap_or(message.received);
+    let mut fields = Fields::new(heard, limits);
+    if at("/join_accept").is_some() {
+        fields.push("connection", Value::Word(Cow::Borrowed("online")), None)?;
+    }
+    if let Some(uplink) = at("/uplink_message") {
+        collect(uplink, &mut fields)?;
+    }
+    let brand = at("/uplink_message/version_ids/brand_id").and_then(Json::as_str);
+    let model = brand.zip(at("/uplink_message/version_ids/model_id").and_then(Json::as_str));
+    let readings = Readings {
+        device: DeviceId::from_foreign(&device),
+        kind: DeviceKind::from_foreign(names.kind.unwrap_or("lorawan")),
+        domain: names.domain,
+        vocabulary: Vocabulary::Sender { model: model.map(|(brand, model)| Cow::Owned(format!("{brand}/{model}"))) },
+        readings: fields.into_readings(),
+    };
+    Ok(Decoded { devices: vec![readings], ..Decoded::default() })
+}
+
+fn collect(uplink: &Json, fields: &mut Fields) -> Result<(), Fault> {
+    let at = |path: &str| uplink.pointer(path);
+    // What the registry of the network server says; gateways say where they are, not where the device is.
+    fields.position = ["user", "frm-payload"].iter().find_map(|source| {
+        let location = at("/locations")?.get(source)?;
+        position(location.get("longitude"), location.get("latitude"))
+    });
+    match at("/decoded_payload").filter(|decoded| decoded.as_object().is_some_and(|decoded| !decoded.is_empty())) {
+        Some(decoded) => fields.collect("", decoded)?,
+        // Without a port it is the network's own affair.
+        None if at("/frm_payload").and_then(Json::as_str).is_some_and(|bytes| !bytes.is_empty()) && at("/f_port").is_some() => {
+            let detail = "the uplink has no decoded_payload: give the device a payload formatter".to_owned();
+            return Err(whole(Reason::Unsupported, detail));
+        }
+        None => {}
+    }
+    let gateways = at("/rx_metadata").and_then(Json::as_array).map(Vec::as_slice).unwrap_or_default();
+    let heard = gateways.iter().filter_map(|gateway| gateway.get("rssi").and_then(number).map(|rssi| (rssi, gateway)));
+    if let Some((rssi, best)) = heard.max_by(|one, other| one.0.total_cmp(&other.0)) {
+        fields.push("rssi", Value::Number(rssi), Some("dBm"))?;
+        if let Some(snr) = best.get("snr").and_then(number) {
+            fields.push("snr", Value::Number(snr), Some("dB"))?;
+        }
+    }
+    match at("/last_battery_percentage/value").and_then(number) {
+        Some(battery) => fields.push("battery_level", Value::Number(battery), Some("%")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::decode::tests::check;
+    use crate::decode::{Decoder, Form};
+
+    fn form() -> Form {
+        Form { decoder: Decoder::Ttn, ..Form::default() }
+    }
+
+    #[test]
+    fn an_uplink_gives_its_fields_and_how_it_was_heard() {
+        check(
+            &form(),
+            "v3/app@ttn/devices/d/up",
+            r#"{"end_device_ids":{"device_id":"d","dev_eui":"70B3D5"},"received_at":"2026-03-01T08:00:01Z",
+                "uplink_message":{"f_port":2,"frm_payload":"AA==","received_at":"2026-03-01T08:00:00.123456789Z",
+                "decoded_payload":{"temperature":{"value":21.5,"unit":"°C","displayName":"Air"},"door":true,"p":[1,null,"2"],"a.b":"-3"},
+                "rx_metadata":[{"rssi":-110,"snr":1,"location":{"latitude":1,"longitude":2}},{"rssi":-90,"snr":7.5}],
+                "locations":{"user":{"latitude":38.11,"longitude":13.36}},"last_battery_percentage":{"value":88.5},
+                "version_ids":{"brand_id":"acme","model_id":"t1"}}}"#,
+            "70b3d5 lorawan acme/t1\na_b=-3 @13.36,38.11\ndoor=\"true\" @13.36,38.11\np.0=1 @13.36,38.11\np.2=2 @13.36,38.11\n\
+             temperature=21.5 °C @13.36,38.11\nrssi=-90 dBm @13.36,38.11\nsnr=7.5 dB @13.36,38.11\nbattery_level=88.5 % @13.36,38.11",
+        );
+    }
+
+    #[test]
+    fn other_events_are_understood_and_undecoded_bytes_refused() {
+        let ids = r#""end_device_ids":{"device_id":"d"}"#;
+        check(&form(), "t", &format!(r#"{{{ids},"join_accept":{{}}}}"#), "d lorawan \nconnection=\"online\"");
+        check(&form(), "t", &format!(r#"{{{ids},"downlink_ack":{{"f_port":1}}}}"#), "d lorawan ");
+        check(&form(), "t", &format!(r#"{{{ids},"uplink_message":{{"f_cnt":1}}}}"#), "d lorawan ");
+        check(
+            &form(),
+            "t",
+            &format!(r#"{{{ids},"uplink_message":{{"f_port":1,"frm_payload":"AA=="}}}}"#),
+            "rejected: unsupported: the uplink has no decoded_payload: give the device a payload formatter",
+        );
+        check(&form(), "t", "{}", "rejected: shape at /end_device_ids: neither dev_eui nor device_id");
+        check(&form(), "t", "[", "rejected: not-json at line 1 column 1: EOF while parsing a list");
+    }
+}

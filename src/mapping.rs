@@ -1,0 +1,188 @@
+//! From the sender's words to those of the catalogue: which field is which property, in which unit. Pure.
+//!
+//! Fields are looked up in the city's own [`Document`]s first, then in the built-in [`Dictionary`] of names that vendors and
+//! data models use. A field whose unit is ambiguous is not guessed; what no rule knows is [`Unmapped`], and costs nothing of
+//! the fields beside it. What a lookup gave is remembered, so that a known field costs one look.
+//!
+//! Not here: whether a unit fits its property, and conversion; that is the work of [`crate::normalise`], except for gases,
+//! whose mixing ratio becomes a concentration by their molar mass.
+
+mod dictionary;
+mod document;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use parking_lot::RwLock;
+
+pub use dictionary::{Confidence, Dictionary};
+pub use document::{Applies, Document, DocumentError, FieldRule};
+
+use crate::decode::Decoder;
+use crate::model::{Reading, Readings, SourceName, Unmapped, Value, Vocabulary, Why};
+
+/// Lookups that are remembered: more than a city's kinds of device have fields.
+const REMEMBERED_MAX: usize = 16_384;
+
+/// Turns readings in their senders' words into readings in the catalogue's.
+#[derive(Debug)]
+pub struct Mapper {
+    dictionary: Dictionary,
+    rules: RwLock<Rules>,
+}
+
+#[derive(Debug, Default)]
+struct Rules {
+    documents: Vec<Document>,
+    remembered: HashMap<Key, Arc<Rule>>,
+}
+
+/// What a rule depends on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    source: String,
+    decoder: Decoder,
+    /// The model, or the kind where the message tells none.
+    model: String,
+    field: String,
+}
+
+/// What is to be done with a field.
+#[derive(Clone, Debug, PartialEq)]
+enum Rule {
+    Map(Target),
+    Ignore,
+    Unmapped(Why),
+}
+
+/// Which property a field is, and how its number becomes one in a unit that UCUM knows.
+#[derive(Clone, Debug, PartialEq)]
+struct Target {
+    property: String,
+    /// The unit, where the sender names none, or whatever it names.
+    unit: UnitRule,
+    scale: f64,
+    offset: f64,
+    /// What stands for "not measured".
+    missing: Vec<f64>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum UnitRule {
+    /// Whatever the sender says.
+    Always(String),
+    /// Where the sender says nothing.
+    Default(String),
+    /// The sender must say it.
+    Needed,
+}
+
+impl Mapper {
+    /// Knows the built-in dictionary and the city's documents, the first that fits a field counts.
+    pub fn new(dictionary: Dictionary, documents: Vec<Document>) -> Self {
+        Self { dictionary, rules: RwLock::new(Rules { documents, remembered: HashMap::new() }) }
+    }
+
+    /// The city's documents that are in force.
+    pub fn documents(&self) -> Vec<Document> {
+        self.rules.read().documents.clone()
+    }
+
+    /// Puts other documents in force, from the next message on.
+    pub fn replace(&self, documents: Vec<Document>) {
+        *self.rules.write() = Rules { documents, remembered: HashMap::new() };
+    }
+
+    /// Names what it knows by the catalogue; what it does not know is added to `unmapped`.
+    pub fn map<'a>(&self, source: &SourceName, decoder: Decoder, readings: Readings<'a>, unmapped: &mut Vec<Unmapped>) -> Readings<'a> {
+        let Vocabulary::Sender { model } = &readings.vocabulary else { return readings };
+        let model = model.as_deref().unwrap_or(readings.kind.as_str()).to_owned();
+        let mut mapped: Vec<Reading<'a>> = Vec::with_capacity(readings.readings.len());
+        for reading in readings.readings {
+            let key = Key { source: source.to_string(), decoder, model: model.clone(), field: reading.name.to_string() };
+            let rule = self.rule(key);
+            let outcome = match &*rule {
+                Rule::Ignore => continue,
+                Rule::Unmapped(why) => Err((*why, reading)),
+                Rule::Map(target) if target.is_missing(&reading.value) => continue,
+                Rule::Map(target) => self.apply(target, reading),
+            };
+            match outcome {
+                // One field for one property at one time: which of two is meant cannot be known.
+                Ok(reading) if mapped.iter().any(|known| known.name == reading.name && known.time == reading.time) => {
+                    unmapped.push(Unmapped::of(&readings.device, decoder.as_str(), &model, &reading, Why::FurtherField));
+                }
+                Ok(reading) => mapped.push(reading),
+                Err((why, reading)) => unmapped.push(Unmapped::of(&readings.device, decoder.as_str(), &model, &reading, why)),
+            }
+        }
+        Readings { vocabulary: Vocabulary::Catalogue, readings: mapped, ..readings }
+    }
+
+    fn rule(&self, key: Key) -> Arc<Rule> {
+        if let Some(rule) = self.rules.read().remembered.get(&key) {
+            return Arc::clone(rule);
+        }
+        let mut rules = self.rules.write();
+        let rule = Arc::new(self.work_out(&rules.documents, &key));
+        if rules.remembered.len() < REMEMBERED_MAX {
+            rules.remembered.insert(key, Arc::clone(&rule));
+        }
+        rule
+    }
+
+    fn work_out(&self, documents: &[Document], key: &Key) -> Rule {
+        let fitting = documents.iter().filter(|document| document.applies.fits(&key.source, key.decoder, &key.model));
+        if let Some(field) = fitting.flat_map(|document| &document.fields).find(|field| field.fits(&key.field)) {
+            let Some(property) = &field.property else { return Rule::Ignore };
+            let (default, _confidence) = self.dictionary.default_unit(property);
+            let unit = match (&field.unit, default) {
+                (Some(unit), _) => UnitRule::Always(self.dictionary.unit(unit).to_owned()),
+                (None, Some(unit)) => UnitRule::Default(unit.to_owned()),
+                (None, None) => UnitRule::Needed,
+            };
+            let (property, missing) = (property.clone(), field.missing.clone());
+            return Rule::Map(Target { property, unit, scale: field.scale, offset: field.offset, missing });
+        }
+        match self.dictionary.find(&key.field) {
+            dictionary::Found::Property { property, unit } => {
+                let unit = unit.map_or(UnitRule::Needed, |unit| UnitRule::Default(unit.to_owned()));
+                Rule::Map(Target { property: property.to_owned(), unit, scale: 1.0, offset: 0.0, missing: Vec::new() })
+            }
+            dictionary::Found::Ignored => Rule::Ignore,
+            dictionary::Found::Channel => Rule::Unmapped(Why::FurtherField),
+            dictionary::Found::Nothing => Rule::Unmapped(Why::Unknown),
+        }
+    }
+
+    fn apply<'a>(&self, target: &Target, reading: Reading<'a>) -> Result<Reading<'a>, (Why, Reading<'a>)> {
+        let Value::Number(number) = reading.value else {
+            // A word is a state's; it has no unit.
+            return Ok(Reading { name: Cow::Owned(target.property.clone()), unit: None, ..reading });
+        };
+        let said = reading.unit.as_deref().filter(|unit| !unit.trim().is_empty());
+        let unit = match (&target.unit, said) {
+            (UnitRule::Always(unit), _) | (UnitRule::Default(unit), None) => unit.as_str(),
+            (UnitRule::Default(_) | UnitRule::Needed, Some(said)) => self.dictionary.unit(said),
+            (UnitRule::Needed, None) => return Err((Why::AmbiguousUnit, reading)),
+        };
+        let number = number.mul_add(target.scale, target.offset);
+        let (number, unit) = match self.dictionary.concentration(&target.property, unit) {
+            Some(factor) => (number * factor, "ug/m3"),
+            None => (number, unit),
+        };
+        let (name, unit) = (Cow::Owned(target.property.clone()), Some(Cow::Owned(unit.to_owned())));
+        Ok(Reading { name, value: Value::Number(number), unit, ..reading })
+    }
+}
+
+impl Target {
+    fn is_missing(&self, value: &Value<'_>) -> bool {
+        // What stands for it is written, not measured: it is equal to the last bit.
+        matches!(value, Value::Number(number) if self.missing.iter().any(|missing| missing.to_bits() == number.to_bits()))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,90 @@
+//! What others than Conca's own devices send: over HTTP, and in the words of their vendors.
+
+use std::io::Write as _;
+
+use serde_json::json;
+
+use crate::support::{Broker, Outgoing, Publisher, Setup, eventually, wait_until};
+
+const UPLINK: &str = r#"{"end_device_ids":{"device_id":"d","dev_eui":"70B3D5"},"uplink_message":{"f_port":2,"f_cnt":1,
+    "received_at":"2026-03-01T08:00:00Z","decoded_payload":{"TempC_SHT":21.5,"Hum_SHT":50,"BatV":3.6,"strain":7},
+    "rx_metadata":[{"rssi":-90,"snr":7.5}]}}"#;
+
+#[test]
+fn vendors_words_are_understood_and_what_is_not_is_mapped_without_a_restart() {
+    let broker = Broker::start();
+    let mappings = tempfile::tempdir().unwrap();
+    let subscription = json!({ "topic": "v3/#", "decoder": "ttn" });
+    let setup = Setup::of(&broker)
+        .source("subscriptions", toml::Value::try_from([subscription]).unwrap())
+        .set("city.mappings", mappings.path().to_str().unwrap());
+    let conca = setup.start();
+    let mut publisher = Publisher::connect(broker.address());
+    let only_unknown = r#"{"end_device_ids":{"dev_eui":"70B3D5"},"uplink_message":{"f_port":2,"received_at":"2026-03-01T08:01:00Z",
+        "decoded_payload":{"strain":7}}}"#;
+    publisher.send(&[Outgoing::new("v3/app@ttn/devices/d/up", UPLINK), Outgoing::new("v3/app@ttn/devices/d/up", only_unknown)]);
+    let looks = setup.looks();
+    let counts = looks.ledger_of(2);
+    assert_eq!((counts.accepted, counts.rejected, counts.stored), (1, 1, 5), "{counts:?}");
+    let (_code, unmapped) = conca.get_json("/v1/unmapped");
+    let field = &unmapped["items"][0];
+    assert_eq!(
+        (&field["field"], &field["count"], &field["why"], &field["example"]),
+        (&json!("strain"), &json!(2), &json!("unknown"), &json!("7"))
+    );
+
+    let mapping = json!({ "id": "strain", "applies": { "decoder": "ttn" }, "fields": [{ "path": "strain", "property": "water_level", "unit": "m" }] });
+    std::fs::write(mappings.path().join("strain.json"), mapping.to_string()).unwrap();
+    wait_until("the mapping is taken up", || conca.get_json("/v1/mappings").1["items"] != json!([]));
+    let (code, replayed) = conca.post_json("/v1/quarantine/replay", &json!({ "reason": "unmapped" }));
+    assert_eq!((code, &replayed["accepted"], &replayed["observations"]), (200, &json!(1), &json!(1)), "{replayed}");
+    let (_code, rows) = conca.get(
+        "/v1/observations?device=70b3d5&property=water_level,temperature&from=2026-03-01T00:00:00Z&to=2026-03-02T00:00:00Z&format=csv",
+    );
+    assert!(rows.contains("water_level") && rows.contains("21.5"), "{rows}");
+    // A document that cannot be used changes nothing.
+    std::fs::write(mappings.path().join("broken.json"), "{").unwrap();
+    wait_until("the broken document is named", || conca.log().contains("mappings cannot be used"));
+    assert_eq!(conca.get_json("/v1/mappings").1["items"][0]["id"], "strain");
+    conca.stop();
+}
+
+#[test]
+fn lines_are_written_as_to_influxdb_and_only_by_whom_may() {
+    let token = |name: &str, role: &str| json!({ "name": name, "role": role, "sha256": conca::config::TokenHash::of(name).to_string() });
+    let setup = Setup::new().set("api.tokens", toml::Value::try_from([token("writer", "write"), token("reader", "read")]).unwrap());
+    let conca = setup.start_unready();
+    let send = |token: &str, coding: Option<&str>, body: Vec<u8>| {
+        let mut request = reqwest::Client::new()
+            .post(format!("{}/api/v2/write?org=o&bucket=air&precision=s", conca.origin()))
+            .header("authorization", format!("Token {token}"))
+            .header("content-type", "text/plain; charset=utf-8");
+        if let Some(coding) = coding {
+            request = request.header("content-encoding", coding);
+        }
+        let answer = async {
+            let answer = request.body(body).send().await.unwrap();
+            (answer.status().as_u16(), answer.text().await.unwrap())
+        };
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(answer)
+    };
+    let line = b"air,device=a temperature=21.5,humidity=50 1772352000\n";
+    assert_eq!(send("writer", None, line.to_vec()), (204, String::new()));
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(b"air,device=a temperature=22.5 1772352060\n").unwrap();
+    assert_eq!(send("writer", Some("gzip"), packed.finish().unwrap()).0, 204);
+    let (code, answer) = send("writer", None, b"air,device=a temperature=23.5 1772352120\nbroken\n".to_vec());
+    assert!(code == 400 && answer.contains("partial write"), "{answer}");
+    assert_eq!(send("reader", None, line.to_vec()).0, 403);
+    assert_eq!(send("nobody", None, line.to_vec()).0, 401);
+    // 204 came after the commit: it is there at once.
+    let counts = setup.looks().ledger();
+    assert_eq!((counts.accepted, counts.stored, counts.quarantined), (3, 4, 1), "{counts:?}");
+    eventually("it is refused to read with a token that may only write", || {
+        let request = reqwest::Client::new().get(format!("{}/v1/latest", conca.origin())).header("authorization", "Bearer writer");
+        let code = async { request.send().await.unwrap().status().as_u16() };
+        let code = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(code);
+        (code == 403).then_some(())
+    });
+    conca.stop();
+}
