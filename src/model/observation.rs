@@ -312,7 +312,7 @@ pub enum Reason {
     NotUtf8,
     /// Not JSON.
     NotJson,
-    /// Not of the family's encoding: CBOR, protobuf, XML, line protocol, CSV.
+    /// Not of the family's form: a record of line protocol.
     Malformed,
     /// JSON, but not of the payload's shape.
     Shape,
@@ -332,10 +332,8 @@ pub enum Reason {
     UnknownUnit,
     /// A unit of another dimension.
     WrongDimension,
-    /// Of a form that is understood and not taken: a data set, a template.
+    /// Of a form that is understood and not taken: an uplink whose bytes nobody decoded.
     Unsupported,
-    /// Data whose birth certificate was not heard.
-    BeforeBirth,
     /// No mapping knows any of its fields.
     Unmapped,
     /// The city already has as many devices as are allowed.
@@ -346,7 +344,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 21] = [
         Self::Topic,
         Self::Name,
         Self::TooLarge,
@@ -365,7 +363,6 @@ impl Reason {
         Self::UnknownUnit,
         Self::WrongDimension,
         Self::Unsupported,
-        Self::BeforeBirth,
         Self::Unmapped,
         Self::TooManyDevices,
         Self::Panic,
@@ -392,7 +389,6 @@ impl Reason {
             Self::UnknownUnit => "unknown-unit",
             Self::WrongDimension => "wrong-dimension",
             Self::Unsupported => "unsupported",
-            Self::BeforeBirth => "before-birth",
             Self::Unmapped => "unmapped",
             Self::TooManyDevices => "too-many-devices",
             Self::Panic => "panic",
