@@ -13,7 +13,7 @@ mod document;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use parking_lot::RwLock;
 
 pub use dictionary::{Confidence, Dictionary};
@@ -66,6 +66,10 @@ struct Target {
     offset: f64,
     /// What stands for "not measured".
     missing: Vec<f64>,
+    /// Units by which it is known to be the property; none: any.
+    only: Vec<String>,
+    /// It is one of several channels by its name: one without a number goes before it.
+    is_channel: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -99,24 +103,28 @@ impl Mapper {
         let Vocabulary::Sender { model } = &readings.vocabulary else { return readings };
         let model = model.as_deref().unwrap_or(readings.kind.as_str()).to_owned();
         let mut mapped: Vec<Reading<'a>> = Vec::with_capacity(readings.readings.len());
+        let mut spoken = HashSet::new();
+        let mut settle = |outcome: Result<Reading<'a>, (Why, Reading<'a>)>| match outcome {
+            // One field for one property at one time: which of two is meant cannot be known.
+            Ok(reading) if !spoken.insert((reading.name.to_string(), reading.time)) => {
+                unmapped.push(Unmapped::of(&readings.device, decoder.as_str(), &model, &reading, Why::FurtherField));
+            }
+            Ok(reading) => mapped.push(reading),
+            Err((why, reading)) => unmapped.push(Unmapped::of(&readings.device, decoder.as_str(), &model, &reading, why)),
+        };
+        let mut channels = Vec::new();
         for reading in readings.readings {
             let key = Key { source: source.to_string(), decoder, model: model.clone(), field: reading.name.to_string() };
             let rule = self.rule(key);
-            let outcome = match &*rule {
-                Rule::Ignore => continue,
-                Rule::Unmapped(why) => Err((*why, reading)),
-                Rule::Map(target) if target.is_missing(&reading.value) => continue,
-                Rule::Map(target) => self.apply(target, reading),
-            };
-            match outcome {
-                // One field for one property at one time: which of two is meant cannot be known.
-                Ok(reading) if mapped.iter().any(|known| known.name == reading.name && known.time == reading.time) => {
-                    unmapped.push(Unmapped::of(&readings.device, decoder.as_str(), &model, &reading, Why::FurtherField));
-                }
-                Ok(reading) => mapped.push(reading),
-                Err((why, reading)) => unmapped.push(Unmapped::of(&readings.device, decoder.as_str(), &model, &reading, why)),
+            match &*rule {
+                Rule::Ignore => {}
+                Rule::Unmapped(why) => settle(Err((*why, reading))),
+                Rule::Map(target) if target.is_missing(&reading.value) => {}
+                Rule::Map(target) if target.is_channel => channels.push(self.apply(target, reading)),
+                Rule::Map(target) => settle(self.apply(target, reading)),
             }
         }
+        channels.into_iter().for_each(settle);
         Readings { vocabulary: Vocabulary::Catalogue, readings: mapped, ..readings }
     }
 
@@ -138,17 +146,19 @@ impl Mapper {
             let Some(property) = &field.property else { return Rule::Ignore };
             let (default, _confidence) = self.dictionary.default_unit(property);
             let unit = match (&field.unit, default) {
-                (Some(unit), _) => UnitRule::Always(self.dictionary.unit(unit).to_owned()),
+                (Some(unit), _) => UnitRule::Always(self.dictionary.unit(unit).into_owned()),
                 (None, Some(unit)) => UnitRule::Default(unit.to_owned()),
                 (None, None) => UnitRule::Needed,
             };
             let (property, missing) = (property.clone(), field.missing.clone());
-            return Rule::Map(Target { property, unit, scale: field.scale, offset: field.offset, missing });
+            let (scale, offset) = (field.scale, field.offset);
+            return Rule::Map(Target { property, unit, scale, offset, missing, only: Vec::new(), is_channel: false });
         }
         match self.dictionary.find(&key.field) {
-            dictionary::Found::Property { property, unit } => {
+            dictionary::Found::Property { property, unit, only, is_channel } => {
                 let unit = unit.map_or(UnitRule::Needed, |unit| UnitRule::Default(unit.to_owned()));
-                Rule::Map(Target { property: property.to_owned(), unit, scale: 1.0, offset: 0.0, missing: Vec::new() })
+                let (property, only) = (property.to_owned(), only.to_vec());
+                Rule::Map(Target { property, unit, scale: 1.0, offset: 0.0, missing: Vec::new(), only, is_channel })
             }
             dictionary::Found::Ignored => Rule::Ignore,
             dictionary::Found::Channel => Rule::Unmapped(Why::FurtherField),
@@ -163,16 +173,20 @@ impl Mapper {
         };
         let said = reading.unit.as_deref().filter(|unit| !unit.trim().is_empty());
         let unit = match (&target.unit, said) {
-            (UnitRule::Always(unit), _) | (UnitRule::Default(unit), None) => unit.as_str(),
+            (UnitRule::Always(unit), _) | (UnitRule::Default(unit), None) => Cow::Borrowed(unit.as_str()),
             (UnitRule::Default(_) | UnitRule::Needed, Some(said)) => self.dictionary.unit(said),
             (UnitRule::Needed, None) => return Err((Why::AmbiguousUnit, reading)),
         };
+        if !target.only.is_empty() && !target.only.iter().any(|only| *only == unit) {
+            drop(unit);
+            return Err((Why::AmbiguousUnit, reading));
+        }
         let number = number.mul_add(target.scale, target.offset);
-        let (number, unit) = match self.dictionary.concentration(&target.property, unit) {
-            Some(factor) => (number * factor, "ug/m3"),
-            None => (number, unit),
+        let (number, unit) = match self.dictionary.concentration(&target.property, &unit) {
+            Some(factor) => (number * factor, "ug/m3".to_owned()),
+            None => (number, unit.into_owned()),
         };
-        let (name, unit) = (Cow::Owned(target.property.clone()), Some(Cow::Owned(unit.to_owned())));
+        let (name, unit) = (Cow::Owned(target.property.clone()), Some(Cow::Owned(unit)));
         Ok(Reading { name, value: Value::Number(number), unit, ..reading })
     }
 }

@@ -1,5 +1,6 @@
 //! What vendors and data models usually call things: `schemas/mappings/dictionary.json`, data, never code.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use hashbrown::{HashMap, HashSet};
@@ -8,8 +9,9 @@ use serde::{Deserialize, Serialize};
 /// The dictionary that is built into the program.
 const BUILT_IN: &str = include_str!("../../schemas/mappings/dictionary.json");
 
-/// Moles of a gas in a cubic metre at 20 °C and 101.325 kPa, the conditions of Directive 2008/50/EC, Annex VI.
-const MOLES_PER_M3: f64 = 101_325.0 / (8.314_462_618 * 293.15);
+/// Moles of a gas in a cubic metre at 293 K and 101.3 kPa, the conditions of Directive 2008/50/EC, Annex VI. The published
+/// factors of European reporting come from 22.41 L/mol at 273 K and whole molar masses: so do these, that values agree.
+const MOLES_PER_M3: f64 = 1_000.0 / (22.41 * 293.0 / 273.0);
 
 /// How sure it is what a field without a unit is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -30,6 +32,8 @@ pub struct Dictionary {
     properties: HashMap<String, usize>,
     entries: Vec<Entry>,
     ignored: HashSet<String>,
+    /// Levels of paths that say nothing of what is measured.
+    containers: HashSet<String>,
     /// UCUM codes by usual spelling.
     units: BTreeMap<String, String>,
     /// UCUM codes by the last word of a name.
@@ -50,6 +54,8 @@ struct File {
     properties: Vec<Entry>,
     /// Names of what is no measurement.
     ignored: Vec<String>,
+    /// Names of levels that say nothing of what is measured: `data.temperature`. Others do: `soil.temperature`.
+    containers: Vec<String>,
 }
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
@@ -61,6 +67,9 @@ struct Entry {
     confidence: Confidence,
     /// The unit of a field that does not tell its own, a UCUM code.
     unit: Option<String>,
+    /// Units by which it is known to be this property, UCUM codes; none: any. A `pressure` in bar is that of a pipe.
+    #[serde(default)]
+    only: Vec<String>,
     /// Names, words separated by `_`.
     names: Vec<String>,
 }
@@ -69,7 +78,14 @@ struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found<'a> {
     /// It is this property, in this unit where the sender names none.
-    Property { property: &'a str, unit: Option<&'a str> },
+    Property {
+        property: &'a str,
+        unit: Option<&'a str>,
+        /// Units by which it is known to be this property; none: any.
+        only: &'a [String],
+        /// It is one of several channels by its name.
+        is_channel: bool,
+    },
     /// It is no measurement.
     Ignored,
     /// A further channel of a property: which of them speaks for the device is not known.
@@ -84,22 +100,31 @@ impl Dictionary {
         let file: File = serde_json::from_str(BUILT_IN).expect("the dictionary that is built in is tested");
         let mut properties = HashMap::new();
         for (index, entry) in file.properties.iter().enumerate() {
-            properties.extend(entry.names.iter().map(|name| (name.replace('_', ""), index)));
+            properties.extend(entry.names.iter().map(|name| (words(name).concat(), index)));
         }
         Self {
             properties,
             entries: file.properties,
             ignored: file.ignored.iter().map(|name| name.replace('_', "")).collect(),
+            containers: file.containers.iter().map(|name| name.replace('_', "")).collect(),
             units: file.units,
             suffixes: file.suffixes,
             molar_masses: file.molar_masses,
         }
     }
 
-    /// The UCUM code of a unit's usual spelling; the spelling itself where it is none, since it may be a code already.
-    pub fn unit<'a>(&'a self, spelling: &'a str) -> &'a str {
+    /// The UCUM code of a unit's usual spelling; the spelling itself, with UCUM's letters and digits for typographic ones,
+    /// where it is none, since it may be a code already.
+    pub fn unit<'a>(&'a self, spelling: &'a str) -> Cow<'a, str> {
         let spelling = spelling.trim();
-        self.units.get(spelling).map_or(spelling, String::as_str)
+        if let Some(code) = self.units.get(spelling) {
+            return Cow::Borrowed(code);
+        }
+        if spelling.is_ascii() {
+            return Cow::Borrowed(spelling);
+        }
+        let plain = plain(spelling);
+        self.units.get(&plain).map_or(Cow::Owned(plain), |code| Cow::Borrowed(code))
     }
 
     /// The unit of a property's fields that do not tell their own, and how sure that is.
@@ -119,42 +144,49 @@ impl Dictionary {
         self.molar_masses.get(property).map(|mass| mass * MOLES_PER_M3 * 1e-3 * per_billion)
     }
 
-    /// Looks a field up by the last level of its path that is a name.
+    /// Looks a field up by its path. Every level counts but places in lists and containers: what `soil.temperature` and
+    /// `wifi.0.rssi` measure, their last level alone does not say.
     pub(super) fn find(&self, path: &str) -> Found<'_> {
-        let mut levels = path.rsplit('.');
-        let last = levels.next().unwrap_or_default();
-        let name = if ["value", "val"].iter().any(|word| last.eq_ignore_ascii_case(word)) { levels.next().unwrap_or(last) } else { last };
-        let words = words(name);
-        if self.ignored.contains(&words.concat()) {
+        let mut levels: Vec<&str> = path.split('.').collect();
+        if levels.len() > 1 && levels.last().is_some_and(|last| ["value", "val"].iter().any(|word| last.eq_ignore_ascii_case(word))) {
+            levels.pop();
+        }
+        let Some((name, around)) = levels.split_last() else { return Found::Nothing };
+        let name = words(name);
+        if self.ignored.contains(&name.concat()) {
             return Found::Ignored;
         }
-        if let Some(found) = self.named(&words) {
+        let is_telling =
+            |level: &&&str| !level.bytes().all(|byte| byte.is_ascii_digit()) && !self.containers.contains(&words(level).concat());
+        let mut words: Vec<String> = around.iter().filter(is_telling).flat_map(|level| words(level)).collect();
+        words.extend(name);
+        mend_sizes(&mut words);
+        let is_number = |word: &String| word.bytes().all(|byte| byte.is_ascii_digit());
+        // A place in a list is no part of a name: the third of `co` is not `co2`.
+        let is_place =
+            levels.last().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit())) && words.last().is_some_and(is_number);
+        if !is_place && let Some(found) = self.named(&words, false) {
             return found;
         }
         // A channel: `temperature_1`. Which place the second one measures is not in its name.
         match words.split_last() {
-            Some((channel, words)) if !words.is_empty() && channel.bytes().all(|byte| byte.is_ascii_digit()) => match self.named(words) {
-                Some(found @ Found::Property { .. }) => {
-                    if ["0", "1"].contains(&channel.as_str()) {
-                        found
-                    } else {
-                        Found::Channel
-                    }
-                }
-                _ => Found::Nothing,
+            Some((channel, words)) if !words.is_empty() && is_number(channel) => match self.named(words, true) {
+                Some(found) if ["0", "1"].contains(&channel.as_str()) => found,
+                Some(_further) => Found::Channel,
+                None => Found::Nothing,
             },
             _ => Found::Nothing,
         }
     }
 
     /// Looks a name up as it is, then without the unit that ends it.
-    fn named(&self, words: &[String]) -> Option<Found<'_>> {
+    fn named(&self, words: &[String], is_channel: bool) -> Option<Found<'_>> {
         if let Some(entry) = self.entry(words) {
-            return Some(Found::Property { property: &entry.property, unit: entry.unit.as_deref() });
+            return Some(Found::Property { property: &entry.property, unit: entry.unit.as_deref(), only: &entry.only, is_channel });
         }
         let (suffix, words) = words.split_last()?;
         let (unit, entry) = (self.suffixes.get(suffix)?, self.entry(words)?);
-        Some(Found::Property { property: &entry.property, unit: Some(unit) })
+        Some(Found::Property { property: &entry.property, unit: Some(unit), only: &entry.only, is_channel })
     }
 
     fn entry(&self, words: &[String]) -> Option<&Entry> {
@@ -180,7 +212,47 @@ fn words(name: &str) -> Vec<String> {
         }
         (is_inside, was_small) = (true, letter.is_lowercase());
     }
+    mend_sizes(&mut words);
     words
+}
+
+/// `pm1_0` is PM1, and not PM10, which it would be without its separator; `pm2_5` is `pm25`.
+fn mend_sizes(words: &mut Vec<String>) {
+    let is_size = |word: &String| matches!(word.as_bytes(), [b'p', b'm', digit] if digit.is_ascii_digit());
+    let Some(at) = words.iter().position(is_size) else { return };
+    match words.get(at + 1).map(String::as_str) {
+        Some("0") => {
+            words.remove(at + 1);
+        }
+        Some("3" | "5") => {
+            let fraction = words.remove(at + 1);
+            if let Some(word) = words.get_mut(at) {
+                word.push_str(&fraction);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A unit with UCUM's letters and digits for the typographic ones: `µg⋅m⁻³` is `ug.m-3`.
+fn plain(unit: &str) -> String {
+    let mut plain = String::with_capacity(unit.len());
+    for letter in unit.chars() {
+        match letter {
+            'µ' | 'μ' => plain.push('u'),
+            '⋅' | '·' | '×' => plain.push('.'),
+            '⁻' | '−' => plain.push('-'),
+            'º' | '˚' => plain.push('°'),
+            '\u{3a9}' | '\u{2126}' => plain.push_str("Ohm"),
+            '⁰' => plain.push('0'),
+            '¹' => plain.push('1'),
+            '²' => plain.push('2'),
+            '³' => plain.push('3'),
+            letter if letter.is_whitespace() => {}
+            letter => plain.push(letter),
+        }
+    }
+    plain
 }
 
 #[cfg(test)]
@@ -196,7 +268,7 @@ mod tests {
             assert!(catalogue.find(&entry.property).is_some(), "{}", entry.property);
             assert_eq!(entry.unit.is_none(), entry.confidence == Confidence::UnitNeeded, "{}", entry.property);
             for name in &entry.names {
-                assert!(names.insert(name.replace('_', "")), "{name} is there twice");
+                assert!(names.insert(words(name).concat()), "{name} is there twice");
             }
         }
         assert!(dictionary.molar_masses.keys().all(|property| catalogue.find(property).is_some()));
@@ -214,10 +286,70 @@ mod tests {
             ("benzene", "[ppb]", 3.2430),
         ] {
             let found = dictionary.concentration(property, unit).unwrap();
-            assert!((found / factor - 1.0).abs() < 2e-3, "{property}: {found}");
+            assert!((found / factor - 1.0).abs() < 5e-5, "{property}: {found}");
         }
         assert_eq!(dictionary.concentration("co2", "[ppm]"), None);
         assert_eq!(dictionary.concentration("no2", "ug/m3"), None);
+    }
+
+    #[test]
+    fn units_of_every_registry_are_ucum_codes() {
+        let dictionary = Dictionary::built_in();
+        for (spelling, code) in dictionary.units.iter().chain(&dictionary.suffixes) {
+            assert!(octofhir_ucum::validate(code).is_ok(), "{spelling} is {code}");
+        }
+        for (spelling, expected) in [
+            ("CEL", "Cel"),
+            ("GQ", "ug/m3"),
+            ("GP", "mg/m3"),
+            ("2N", "dB"),
+            ("kvarh", "kV.A.h"),
+            ("beat/min", "/min"),
+            (" µg⋅m⁻³", "ug/m3"),
+            ("m⋅s⁻¹", "m.s-1"),
+            ("μg / m³", "ug/m3"),
+            ("˚C", "Cel"),
+            ("Pa", "Pa"),
+            ("furlong", "furlong"),
+        ] {
+            assert_eq!(dictionary.unit(spelling), expected, "{spelling}");
+        }
+    }
+
+    #[test]
+    fn what_surrounds_a_name_counts() {
+        let dictionary = Dictionary::built_in();
+        let of = |path: &str| match dictionary.find(path) {
+            Found::Property { property, .. } => property.to_owned(),
+            other => format!("{other:?}"),
+        };
+        for (path, expected) in [
+            ("data.temperature", "temperature"),
+            ("messages.0.temperature.value", "temperature"),
+            ("air.temperature", "temperature"),
+            ("wind.speed", "wind_speed"),
+            ("soil.temperature", "Nothing"),
+            ("water.temperature", "Nothing"),
+            ("cpu.temperature", "Nothing"),
+            ("wifi.0.rssi", "Nothing"),
+            ("rssi", "rssi"),
+            ("soil.device_id", "Ignored"),
+            ("pm1_0", "Nothing"),
+            ("pm1_0_mass_concentration", "Nothing"),
+            ("pm10_mass_concentration", "pm10"),
+            ("PM2_5", "pm2_5"),
+            ("PM1.0", "Nothing"),
+            ("PM2.5", "pm2_5"),
+            ("co.2", "Channel"),
+            ("temperature.1", "temperature"),
+            ("pm10_1", "pm10"),
+            ("pm10_2", "Channel"),
+            ("value", "Nothing"),
+            ("", "Nothing"),
+            ("..", "Nothing"),
+        ] {
+            assert_eq!(of(path), expected, "{path}");
+        }
     }
 
     #[test]
@@ -225,7 +357,9 @@ mod tests {
         for (name, expected) in [
             ("TempC_SHT", "temp c sht"),
             ("battery-voltage", "battery voltage"),
-            ("PM2_5", "pm2 5"),
+            ("PM2_5", "pm25"),
+            ("pm1_0_mass", "pm1 mass"),
+            ("pm10_1", "pm10 1"),
             ("batV", "bat v"),
             ("relativeHumidity", "relative humidity"),
             ("LAeq", "laeq"),

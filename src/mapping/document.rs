@@ -109,7 +109,7 @@ impl Document {
             let unknown = property.map(|property| format!("/fields/{index}/property: {property:?} is not in the catalogue"));
             let numbers = [field.scale, field.offset].iter().chain(&field.missing).all(|number| number.is_finite()) && field.scale != 0.0;
             let number = (!numbers).then(|| format!("/fields/{index}: numbers are finite, and no scale is zero"));
-            let unit = field.unit.as_deref().map(|unit| dictionary.unit(unit)).filter(|unit| !is_ucum(unit));
+            let unit = field.unit.as_deref().filter(|unit| !is_ucum(&dictionary.unit(unit)));
             let unit = unit.map(|unit| format!("/fields/{index}/unit: {unit:?} is neither a UCUM code nor a usual spelling"));
             [unknown, number, unit].into_iter().flatten()
         })
