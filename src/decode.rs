@@ -5,6 +5,7 @@
 //! [`crate::normalise`]. A decoder is a function of the message and of the [`Memory`] of those before it.
 
 mod cayenne_lpp;
+mod chirpstack;
 mod fields;
 mod influx_line;
 mod json;
@@ -13,6 +14,7 @@ mod material;
 mod senml;
 mod topic;
 mod ttn;
+mod uplinks;
 mod v1;
 
 use serde::{Deserialize, Serialize};
@@ -40,6 +42,8 @@ pub enum Decoder {
     SenmlCbor,
     /// Cayenne Low Power Payload, as bytes.
     CayenneLpp,
+    /// Events of ChirpStack, version 4, in JSON or protobuf.
+    Chirpstack,
 }
 
 impl Decoder {
@@ -53,6 +57,7 @@ impl Decoder {
             Self::SenmlJson => "senml-json",
             Self::SenmlCbor => "senml-cbor",
             Self::CayenneLpp => "cayenne-lpp",
+            Self::Chirpstack => "chirpstack",
         }
     }
 }
@@ -93,10 +98,12 @@ pub struct Limits {
 
 /// What decoders remember of earlier messages; bounded, and empty after a start. Losing it costs no acknowledged reading.
 #[derive(Debug, Default)]
-pub struct Memory {}
+pub struct Memory {
+    uplinks: uplinks::Uplinks,
+}
 
 /// Decodes one message, or says why nothing of it can be read.
-pub fn decode<'a>(form: &Form, message: &'a Message, limits: &Limits, _memory: &mut Memory) -> Result<Decoded<'a>, Fault> {
+pub fn decode<'a>(form: &Form, message: &'a Message, limits: &Limits, memory: &mut Memory) -> Result<Decoded<'a>, Fault> {
     if message.payload.len() > limits.payload_bytes_max {
         let detail = format!("{} bytes, at most {} are allowed", message.payload.len(), limits.payload_bytes_max);
         return Err(whole(Reason::TooLarge, detail));
@@ -109,6 +116,7 @@ pub fn decode<'a>(form: &Form, message: &'a Message, limits: &Limits, _memory: &
         Decoder::SenmlJson => senml::decode_json(form, message, limits),
         Decoder::SenmlCbor => senml::decode_cbor(form, message, limits),
         Decoder::CayenneLpp => cayenne_lpp::decode(form, message, limits),
+        Decoder::Chirpstack => chirpstack::decode(form, message, limits, &mut memory.uplinks),
     }
 }
 
@@ -160,10 +168,18 @@ mod tests {
 
     const LIMITS: Limits = Limits { payload_bytes_max: 65_536, readings_max: 50 };
 
-    const DECODERS: [Decoder; 7] =
-        [Decoder::V1, Decoder::Ttn, Decoder::Json, Decoder::InfluxLine, Decoder::SenmlJson, Decoder::SenmlCbor, Decoder::CayenneLpp];
+    const DECODERS: [Decoder; 8] = [
+        Decoder::V1,
+        Decoder::Ttn,
+        Decoder::Json,
+        Decoder::InfluxLine,
+        Decoder::SenmlJson,
+        Decoder::SenmlCbor,
+        Decoder::CayenneLpp,
+        Decoder::Chirpstack,
+    ];
 
-    fn message(topic: &str, payload: &[u8]) -> Message {
+    pub(super) fn message(topic: &str, payload: &[u8]) -> Message {
         Message {
             source: SourceName::try_from("any").unwrap(),
             topic: topic.into(),

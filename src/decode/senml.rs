@@ -477,7 +477,10 @@ fn split_name(name: &str) -> (Option<&str>, &str) {
         urn if urn.starts_with("urn:dev:") => 4,
         urn if urn.starts_with("urn:uuid:") => 3,
         other => {
-            return other.rsplit_once('/').or_else(|| other.rsplit_once(':')).map_or((None, other), |(device, field)| (Some(device), field));
+            return other
+                .rsplit_once('/')
+                .or_else(|| other.rsplit_once(':'))
+                .map_or((None, other), |(device, field)| (Some(device), field));
         }
     };
     let end = name.match_indices([':', '/', '_']).nth(levels - 1).map_or(name.len(), |(at, _separator)| at);
