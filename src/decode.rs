@@ -110,7 +110,7 @@ pub fn decode<'a>(form: &Form, message: &'a Message, limits: &Limits, memory: &m
     }
     match form.decoder {
         Decoder::V1 => v1::decode(message, limits),
-        Decoder::Ttn => ttn::decode(form, message, limits),
+        Decoder::Ttn => ttn::decode(form, message, limits, &mut memory.uplinks),
         Decoder::Json => json::decode(form, message, limits),
         Decoder::InfluxLine => influx_line::decode(form, message, limits),
         Decoder::SenmlJson => senml::decode_json(form, message, limits),
@@ -166,7 +166,7 @@ mod tests {
     use super::*;
     use crate::model::{Service, SourceName, Timestamp, Value, Vocabulary};
 
-    const LIMITS: Limits = Limits { payload_bytes_max: 65_536, readings_max: 50 };
+    pub(super) const LIMITS: Limits = Limits { payload_bytes_max: 65_536, readings_max: 50 };
 
     const DECODERS: [Decoder; 8] = [
         Decoder::V1,

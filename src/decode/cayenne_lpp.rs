@@ -4,8 +4,11 @@
 //! `<type>_<channel>`, as network servers name them: `temperature_3`, `accelerometer_3.x`. The first GPS position is that
 //! of all readings of a frame. What follows a type that is not known cannot be read: its length is not known either.
 
+use base64::Engine as _;
+
+use super::fields::Fields;
 use super::{Form, Limits, too_many, whole};
-use crate::model::{Decoded, DeviceId, DeviceKind, Fault, Message, Position, Reading, Readings, Reason, Timestamp, Value, Vocabulary};
+use crate::model::{Decoded, DeviceId, DeviceKind, Fault, Message, Position, Readings, Reason, Value, Vocabulary};
 
 /// A type of data.
 struct DataType {
@@ -74,9 +77,9 @@ pub(super) struct Frame {
     /// Name, number and unit.
     values: Vec<(String, f64, Option<&'static str>)>,
     /// Where the device is.
-    pub(super) position: Option<Position>,
+    position: Option<Position>,
     /// What could not be read.
-    pub(super) faults: Vec<Fault>,
+    faults: Vec<Fault>,
 }
 
 /// Decodes one message; the topic names the device.
@@ -91,18 +94,20 @@ pub(super) fn decode<'a>(form: &Form, message: &'a Message, limits: &Limits) -> 
         return Err(too_many(limits));
     }
     let faults = std::mem::take(&mut frame.faults);
+    let mut fields = Fields::new(message.received, limits);
+    frame.collect(&mut fields)?;
     let device = Readings {
         device: DeviceId::from_foreign(device),
         kind: DeviceKind::from_foreign(names.kind.unwrap_or("lorawan")),
         domain: names.domain,
         vocabulary: Vocabulary::Sender { model: None },
-        readings: frame.into_readings(message.received),
+        readings: fields.into_readings(),
     };
     Ok(Decoded { devices: vec![device], faults, replies: Vec::new() })
 }
 
 /// Reads a frame up to what cannot be read.
-pub(super) fn parse(payload: &[u8]) -> Frame {
+fn parse(payload: &[u8]) -> Frame {
     let mut frame = Frame::default();
     let mut rest = payload;
     loop {
@@ -161,18 +166,18 @@ impl Frame {
         self.values.extend(numbers.into_iter().map(named));
     }
 
-    /// The values as readings.
-    pub(super) fn into_readings(self, time: Timestamp) -> Vec<Reading<'static>> {
-        let position = self.position;
-        let readings = self.values.into_iter().map(|(name, number, unit)| Reading {
-            name: name.into(),
-            value: Value::Number(number),
-            unit: unit.map(Into::into),
-            time,
-            position,
-        });
-        readings.collect()
+    /// The values as fields; the position in the frame counts before any other.
+    pub(super) fn collect(self, fields: &mut Fields) -> Result<(), Fault> {
+        fields.position = self.position.or(fields.position);
+        self.values.into_iter().try_for_each(|(name, number, unit)| fields.push(&name, Value::Number(number), unit))
     }
+}
+
+/// The bytes of an uplink that its network server has not decoded, in base64: only a frame that is right to its end is
+/// believed to be one.
+pub(super) fn undecoded(bytes: &str) -> Option<Frame> {
+    let bytes = base64::engine::general_purpose::STANDARD.decode(bytes).ok()?;
+    Some(parse(&bytes)).filter(|frame| frame.faults.is_empty())
 }
 
 #[cfg(test)]

@@ -2,14 +2,13 @@
 //!
 //! The topic `application/<application>/device/<dev_eui>/event/<event>` names the event; elsewhere what a JSON event holds
 //! does. A device is its `devEui` in lower case, its model the name of its profile. Of an uplink count the fields of
-//! `object`, and without it the bytes as `CayenneLPP`; tags `latitude` and `longitude` place the device. A join says that
+//! `object`, and without it the bytes as CayenneLPP; tags `latitude` and `longitude` place the device. A join says that
 //! the device is there (`connection`), as does a location; receipts of downlinks and logs say nothing.
 
 mod protobuf;
 
 use std::borrow::Cow;
 
-use base64::Engine as _;
 use serde_json::Value as Json;
 
 use super::fields::{Fields, number, position};
@@ -65,14 +64,14 @@ impl Event {
 
 /// Decodes one message.
 pub(super) fn decode<'a>(form: &Form, message: &'a Message, limits: &Limits, uplinks: &mut Uplinks) -> Result<Decoded<'a>, Fault> {
-    let named = message.topic.rsplit_once("/event/").and_then(|(_before, word)| Event::parse(word));
-    if named == Some(Event::Silent) {
+    let in_topic = message.topic.rsplit_once("/event/").and_then(|(_before, word)| Event::parse(word));
+    if in_topic == Some(Event::Silent) {
         return Ok(Decoded::default());
     }
     if message.payload.is_empty() {
         return Err(whole(Reason::Empty, "the payload is empty".to_owned()));
     }
-    let json: Json = match named {
+    let json: Json = match in_topic {
         _ if message.payload.trim_ascii_start().starts_with(b"{") => {
             serde_json::from_str(text(message)?).map_err(|error| not_json(&error))?
         }
@@ -82,7 +81,7 @@ pub(super) fn decode<'a>(form: &Form, message: &'a Message, limits: &Limits, upl
             return Err(whole(Reason::Topic, detail));
         }
     };
-    let event = named.or_else(|| Event::of(&json)).ok_or_else(|| whole(Reason::Shape, "no event of ChirpStack".to_owned()))?;
+    let event = in_topic.or_else(|| Event::of(&json)).ok_or_else(|| whole(Reason::Shape, "no event of ChirpStack".to_owned()))?;
     if event == Event::Silent {
         return Ok(Decoded::default());
     }
@@ -91,7 +90,6 @@ pub(super) fn decode<'a>(form: &Form, message: &'a Message, limits: &Limits, upl
     let tags = json.pointer("/deviceInfo/tags");
     fields.position = tags.and_then(|tags| position(tags.get("longitude"), tags.get("latitude")));
     let mut faults = Vec::new();
-    let mut frame = Vec::new();
     match event {
         Event::Up => {
             let object = json.get("object").filter(|object| !object.is_null());
@@ -108,12 +106,9 @@ pub(super) fn decode<'a>(form: &Form, message: &'a Message, limits: &Limits, upl
             match object {
                 Some(object) => fields.collect("", object)?,
                 // Port 0 carries commands of the network.
-                None if !bytes.is_empty() && json.get("fPort").and_then(Json::as_u64) != Some(0) => match parse(bytes) {
-                    Ok(parsed) => {
-                        fields.position = parsed.position.or(fields.position);
-                        frame = parsed.into_readings(time);
-                    }
-                    Err(fault) => faults.push(fault),
+                None if !bytes.is_empty() && json.get("fPort").and_then(Json::as_u64) != Some(0) => match cayenne_lpp::undecoded(bytes) {
+                    Some(frame) => frame.collect(&mut fields)?,
+                    None => faults.push(undecoded()),
                 },
                 None => {}
             }
@@ -125,20 +120,20 @@ pub(super) fn decode<'a>(form: &Form, message: &'a Message, limits: &Limits, upl
         Event::Integration => json.get("object").map_or(Ok(()), |object| fields.collect("", object))?,
         Event::Silent => {}
     }
-    frame.extend(fields.into_readings());
-    if frame.len() + faults.len() > limits.readings_max {
+    let readings = fields.into_readings();
+    if readings.len() + faults.len() > limits.readings_max {
         return Err(too_many(limits));
     }
     let names = form.topic.find(&message.topic);
     let profile = json.pointer("/deviceInfo/deviceProfileName").and_then(Json::as_str).filter(|profile| !profile.is_empty());
-    let readings = Readings {
+    let device = Readings {
         device: DeviceId::from_foreign(&device),
         kind: DeviceKind::from_foreign(names.kind.unwrap_or("lorawan")),
         domain: names.domain,
         vocabulary: Vocabulary::Sender { model: profile.map(|profile| Cow::Owned(profile.to_owned())) },
-        readings: frame,
+        readings,
     };
-    Ok(Decoded { devices: vec![readings], faults, replies: Vec::new() })
+    Ok(Decoded { devices: vec![device], faults, replies: Vec::new() })
 }
 
 fn device(form: &Form, message: &Message, event: &Json) -> Result<String, Fault> {
@@ -160,18 +155,9 @@ fn time(event: &Json, received: Timestamp) -> Result<Timestamp, Fault> {
     time.parse().map_err(|error| invalid(format!("{:?}: {error}", excerpt(time))))
 }
 
-/// The bytes of an uplink that nobody decoded: only a frame that is right to its end is believed to be one.
-fn parse(bytes: &str) -> Result<cayenne_lpp::Frame, Fault> {
-    let fault = |reason, detail: &str| Fault { reason, at: "/data".to_owned(), detail: detail.to_owned() };
-    let bytes = base64::engine::general_purpose::STANDARD
-        .decode(bytes)
-        .map_err(|error| fault(Reason::Malformed, &format!("not base64: {error}")))?;
-    let frame = cayenne_lpp::parse(&bytes);
-    if frame.faults.is_empty() {
-        Ok(frame)
-    } else {
-        Err(fault(Reason::Unsupported, "the uplink has no object, and its data is not CayenneLPP: give the device profile a codec"))
-    }
+fn undecoded() -> Fault {
+    let detail = "the uplink has no object, and its data is not CayenneLPP: give the device profile a codec".to_owned();
+    Fault { reason: Reason::Unsupported, at: "/data".to_owned(), detail }
 }
 
 fn collect_status(event: &Json, fields: &mut Fields) -> Result<(), Fault> {

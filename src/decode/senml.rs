@@ -205,9 +205,9 @@ type FieldResult<T> = Result<T, (Reason, String)>;
 
 type Fields = Vec<(String, Scalar)>;
 
-fn number(scalar: Scalar) -> FieldResult<f64> {
+fn number(scalar: &Scalar) -> FieldResult<f64> {
     match scalar {
-        Scalar::Number(number) if number.is_finite() => Ok(number),
+        Scalar::Number(number) if number.is_finite() => Ok(*number),
         Scalar::Number(_) => Err((Reason::InvalidValue, "not a finite number".to_owned())),
         _ => Err((Reason::Shape, "a number is expected".to_owned())),
     }
@@ -220,10 +220,9 @@ fn text(scalar: Scalar) -> FieldResult<String> {
 impl Base {
     /// Takes a base field; `false` where the field is none.
     fn take(&mut self, label: &str, scalar: &Scalar) -> FieldResult<bool> {
-        let scalar = || scalar.clone();
         match label {
             "bver" => {
-                let version = number(scalar())?;
+                let version = number(scalar)?;
                 if version > VERSION {
                     return Err((Reason::Unsupported, format!("version {version}: {VERSION} is the latest that is understood")));
                 }
@@ -233,15 +232,15 @@ impl Base {
                 self.version = Some(version);
             }
             "bn" => {
-                self.name = text(scalar())?;
+                self.name = text(scalar.clone())?;
                 if self.name.len() > NAME_LEN_MAX {
                     return Err((Reason::Name, format!("more than {NAME_LEN_MAX} bytes")));
                 }
             }
-            "bu" => self.unit = Some(text(scalar())?),
-            "bt" => self.time = number(scalar())?,
-            "bv" => self.value = number(scalar())?,
-            "bs" => self.sum = number(scalar())?,
+            "bu" => self.unit = Some(text(scalar.clone())?),
+            "bt" => self.time = number(scalar)?,
+            "bv" => self.value = number(scalar)?,
+            "bs" => self.sum = number(scalar)?,
             label if label.starts_with('b') && label.ends_with('_') => return Err(must_understand()),
             _ => return Ok(false),
         }
@@ -259,16 +258,16 @@ impl Record {
         match label {
             "n" => self.name = Some(text(scalar)?),
             "u" => self.unit = Some(text(scalar)?),
-            "t" => self.time = number(scalar)?,
-            "ut" => drop(number(scalar)?),
-            "v" => self.values.push(RecordValue::Number(number(scalar)?)),
+            "t" => self.time = number(&scalar)?,
+            "ut" => drop(number(&scalar)?),
+            "v" => self.values.push(RecordValue::Number(number(&scalar)?)),
             "vs" => self.values.push(RecordValue::Word(text(scalar)?)),
             "vb" => match scalar {
                 Scalar::Truth(truth) => self.values.push(RecordValue::Word(truth.to_string())),
                 _ => return Err((Reason::Shape, "true or false is expected".to_owned())),
             },
             "vd" => self.values.push(RecordValue::Data),
-            "s" => self.sum = Some(number(scalar)?),
+            "s" => self.sum = Some(number(&scalar)?),
             label if label.ends_with('_') => return Err(must_understand()),
             _ => return Ok(()),
         }
@@ -287,9 +286,8 @@ impl Record {
             return Err((Reason::Name, "/n", detail));
         }
         let mut values = self.values.into_iter();
-        let value = match (values.next(), values.next()) {
-            (value, None) => value,
-            (_, Some(_)) => return Err((Reason::Shape, "", "a record has one value".to_owned())),
+        let (value, None) = (values.next(), values.next()) else {
+            return Err((Reason::Shape, "", "a record has one value".to_owned()));
         };
         let value = match value {
             Some(RecordValue::Number(number)) => Some(RecordValue::Number(number + base.value)),
@@ -418,10 +416,10 @@ fn settle<'a>(
 
 /// Where devices are and since when, by records of latitude and longitude of the same time.
 fn places<'r>(resolved: &'r [Resolved], names: &TopicNames<'r>) -> BTreeMap<&'r str, BTreeMap<Timestamp, Position>> {
-    let mut coordinates: BTreeMap<(&str, Timestamp), (Option<f64>, Option<f64>)> = BTreeMap::new();
+    let mut coordinates = BTreeMap::new();
     for record in resolved {
         let Some(coordinate) = record.coordinate() else { continue };
-        let pair = coordinates.entry((record.split(names).0, record.time)).or_default();
+        let pair: &mut (Option<f64>, Option<f64>) = coordinates.entry((record.split(names).0, record.time)).or_default();
         match coordinate {
             Coordinate::Latitude(degrees) => pair.0 = Some(degrees),
             Coordinate::Longitude(degrees) => pair.1 = Some(degrees),

@@ -1,4 +1,4 @@
-//! Uplinks of `LoRaWAN` that network servers tell more than once.
+//! Uplinks of LoRaWAN that network servers tell more than once.
 //!
 //! A copy of an uplink, by another gateway or sent again, gets the phenomenon time of the first: its observations are then
 //! the same ones. Radio health is that of the gateway that heard it best.
@@ -75,7 +75,7 @@ impl Radio {
 impl Uplinks {
     const LEN_MAX: usize = 65_536;
     /// Frame counters start again where a device is reset without a new session.
-    const COPIES_WITHIN: Duration = Duration::from_secs(3_600);
+    const COPIES_WITHIN: Duration = Duration::from_hours(1);
 
     /// The phenomenon time of an uplink, and its radio health where no earlier copy was heard better.
     pub(super) fn hear(&mut self, identity: Identity<'_>, time: Timestamp, radio: Radio) -> (Timestamp, Radio) {

@@ -43,7 +43,8 @@ fn every_type_of_the_vectors_has_the_value_expected() {
     let Some(path) = material("lorawan/cayenne-lpp/chirpstack-all-types.json", "vectors of CayenneLPP") else { return };
     let vectors: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let hex = vectors["frame_hex"].as_str().unwrap();
-    let payload: Vec<u8> = (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
+    let payload: Vec<u8> =
+        hex.as_bytes().chunks(2).map(|digits| u8::from_str_radix(std::str::from_utf8(digits).unwrap(), 16).unwrap()).collect();
     // Where the vectors' author has another word.
     let ours = BTreeMap::from([
         ("digitalInput", "digital_in"),

@@ -151,7 +151,7 @@ pub(super) fn decode(event: Event, payload: &[u8]) -> Result<Json, Fault> {
         if let Some(info) = info.as_object_mut().filter(|_info| !dev_eui.is_empty()) {
             info.insert("devEui".to_owned(), json!(dev_eui));
         }
-        json.insert("time".to_owned(), time(head.time)?);
+        json.insert("time".to_owned(), time(head.time.as_ref())?);
         json.insert("deviceInfo".to_owned(), info);
     }
     Ok(json)
@@ -161,7 +161,7 @@ fn read<M: prost::Message + Default>(payload: &[u8]) -> Result<M, Fault> {
     M::decode(payload).map_err(|error| whole(Reason::Malformed, format!("neither JSON nor protobuf of the event: {error}")))
 }
 
-fn time(time: Option<Time>) -> Result<Json, Fault> {
+fn time(time: Option<&Time>) -> Result<Json, Fault> {
     let Some(Time { seconds, nanos }) = time else { return Ok(Json::Null) };
     let micros = seconds.checked_mul(1_000_000).and_then(|micros| micros.checked_add(i64::from(nanos / 1_000)));
     let time = micros.and_then(|micros| Timestamp::from_micros(micros).ok()).ok_or_else(|| {

@@ -26,10 +26,10 @@ const UP: &str = r#"{"time":"2022-07-18T09:34:15.775023242+00:00","deviceInfo":{
 #[test]
 fn an_uplink_gives_its_object_or_its_bytes() {
     let radio = "rssi=-36 dBm @38\nsnr=10.5 dB @38".replace("@38", "@13.3,38.1");
-    check("up", UP, &format!("0a01 lorawan p\ntemperature_3=27.2 Cel\n{radio}"));
+    check("up", UP, &format!("0a01 lorawan p\ntemperature_3=27.2 Cel @13.3,38.1\n{radio}"));
     let with_object = UP.replace(r#""fPort""#, r#""object":{"a":{"b":[1,true]},"c":null},"fPort""#);
     check("up", &with_object, &format!("0a01 lorawan p\na.b.0=1 @13.3,38.1\na.b.1=\"true\" @13.3,38.1\n{radio}"));
-    check_bytes(&form(), "elsewhere", UP.as_bytes(), &format!("0a01 lorawan p\ntemperature_3=27.2 Cel\n{radio}"));
+    check_bytes(&form(), "elsewhere", UP.as_bytes(), &format!("0a01 lorawan p\ntemperature_3=27.2 Cel @13.3,38.1\n{radio}"));
     check(
         "up",
         &UP.replace("A2cBEA==", "qg=="),
