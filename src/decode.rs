@@ -4,11 +4,17 @@
 //! checks form, not sense: which field is which property is the work of mappings, units, plausibility and places that of
 //! [`crate::normalise`]. A decoder is a function of the message and of the [`Memory`] of those before it.
 
+mod cayenne_lpp;
+mod chirpstack;
 mod fields;
 mod influx_line;
 mod json;
+#[cfg(test)]
+mod material;
+mod senml;
 mod topic;
 mod ttn;
+mod uplinks;
 mod v1;
 
 use serde::{Deserialize, Serialize};
@@ -30,6 +36,14 @@ pub enum Decoder {
     Json,
     /// InfluxDB line protocol, times in nanoseconds.
     InfluxLine,
+    /// RFC 8428 Sensor Measurement Lists in JSON.
+    SenmlJson,
+    /// RFC 8428 Sensor Measurement Lists in CBOR.
+    SenmlCbor,
+    /// Cayenne Low Power Payload, as bytes.
+    CayenneLpp,
+    /// Events of ChirpStack, version 4, in JSON or protobuf.
+    Chirpstack,
 }
 
 impl Decoder {
@@ -40,6 +54,10 @@ impl Decoder {
             Self::Ttn => "ttn",
             Self::Json => "json",
             Self::InfluxLine => "influx-line",
+            Self::SenmlJson => "senml-json",
+            Self::SenmlCbor => "senml-cbor",
+            Self::CayenneLpp => "cayenne-lpp",
+            Self::Chirpstack => "chirpstack",
         }
     }
 }
@@ -80,25 +98,36 @@ pub struct Limits {
 
 /// What decoders remember of earlier messages; bounded, and empty after a start. Losing it costs no acknowledged reading.
 #[derive(Debug, Default)]
-pub struct Memory {}
+pub struct Memory {
+    uplinks: uplinks::Uplinks,
+}
 
 /// Decodes one message, or says why nothing of it can be read.
-pub fn decode<'a>(form: &Form, message: &'a Message, limits: &Limits, _memory: &mut Memory) -> Result<Decoded<'a>, Fault> {
+pub fn decode<'a>(form: &Form, message: &'a Message, limits: &Limits, memory: &mut Memory) -> Result<Decoded<'a>, Fault> {
     if message.payload.len() > limits.payload_bytes_max {
         let detail = format!("{} bytes, at most {} are allowed", message.payload.len(), limits.payload_bytes_max);
         return Err(whole(Reason::TooLarge, detail));
     }
     match form.decoder {
         Decoder::V1 => v1::decode(message, limits),
-        Decoder::Ttn => ttn::decode(form, message, limits),
+        Decoder::Ttn => ttn::decode(form, message, limits, &mut memory.uplinks),
         Decoder::Json => json::decode(form, message, limits),
         Decoder::InfluxLine => influx_line::decode(form, message, limits),
+        Decoder::SenmlJson => senml::decode_json(form, message, limits),
+        Decoder::SenmlCbor => senml::decode_cbor(form, message, limits),
+        Decoder::CayenneLpp => cayenne_lpp::decode(form, message, limits),
+        Decoder::Chirpstack => chirpstack::decode(form, message, limits, &mut memory.uplinks),
     }
 }
 
 /// A fault of the whole message.
 fn whole(reason: Reason, detail: String) -> Fault {
     Fault { reason, at: String::new(), detail }
+}
+
+/// The fault of a message with more readings than are allowed.
+fn too_many(limits: &Limits) -> Fault {
+    whole(Reason::TooManyReadings, format!("more than {} readings", limits.readings_max))
 }
 
 /// The payload as text that is not empty.
@@ -137,9 +166,20 @@ mod tests {
     use super::*;
     use crate::model::{Service, SourceName, Timestamp, Value, Vocabulary};
 
-    const LIMITS: Limits = Limits { payload_bytes_max: 65_536, readings_max: 50 };
+    pub(super) const LIMITS: Limits = Limits { payload_bytes_max: 65_536, readings_max: 50 };
 
-    fn message(topic: &str, payload: &[u8]) -> Message {
+    const DECODERS: [Decoder; 8] = [
+        Decoder::V1,
+        Decoder::Ttn,
+        Decoder::Json,
+        Decoder::InfluxLine,
+        Decoder::SenmlJson,
+        Decoder::SenmlCbor,
+        Decoder::CayenneLpp,
+        Decoder::Chirpstack,
+    ];
+
+    pub(super) fn message(topic: &str, payload: &[u8]) -> Message {
         Message {
             source: SourceName::try_from("any").unwrap(),
             topic: topic.into(),
@@ -153,8 +193,18 @@ mod tests {
     /// Decodes a message by a sender's family: each device with its kind and model, its readings one a line; then faults.
     #[track_caller]
     pub(super) fn check(form: &Form, topic: &str, payload: &str, expected: &str) {
-        let message = message(topic, payload.as_bytes());
-        let shown = match decode(form, &message, &LIMITS, &mut Memory::default()) {
+        check_bytes(form, topic, payload.as_bytes(), expected);
+    }
+
+    /// The same of bytes that need not be text.
+    #[track_caller]
+    pub(super) fn check_bytes(form: &Form, topic: &str, payload: &[u8], expected: &str) {
+        assert_eq!(shown(form, topic, payload), expected, "{}", payload.escape_ascii());
+    }
+
+    pub(super) fn shown(form: &Form, topic: &str, payload: &[u8]) -> String {
+        let message = message(topic, payload);
+        match decode(form, &message, &LIMITS, &mut Memory::default()) {
             Err(fault) => format!("rejected: {fault}"),
             Ok(decoded) => {
                 let mut lines = Vec::new();
@@ -174,14 +224,13 @@ mod tests {
                 lines.extend(decoded.faults.iter().map(|fault| format!("fault: {fault}")));
                 lines.join("\n")
             }
-        };
-        assert_eq!(shown, expected, "{payload}");
+        }
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_survived_by_every_family(topic in ".{0,40}", payload in proptest::collection::vec(any::<u8>(), 0..400), text in r#"[\[\]{}":,=0-9a-z\\ .\neE+-]{0,300}"#) {
-            for decoder in [Decoder::V1, Decoder::Ttn, Decoder::Json, Decoder::InfluxLine] {
+            for decoder in DECODERS {
                 for payload in [&payload[..], text.as_bytes()] {
                     let message = message(&topic, payload);
                     let form = Form { decoder, ..Form::default() };

@@ -5,18 +5,19 @@
 //! since devices of `LoRaWAN` have no clock. The device is its `DevEUI` in lower case, its model `<brand>/<model>`.
 //!
 //! A join says that the device is there (`connection`); receipts of downlinks and other events are understood and say
-//! nothing. An uplink without a decoded payload is refused: its bytes mean what only its maker knows.
+//! nothing. An uplink without a decoded payload is read as CayenneLPP, or refused: its bytes mean what only its maker knows.
 
 use std::borrow::Cow;
 
 use serde_json::Value as Json;
 
 use super::fields::{Fields, number, position};
-use super::{Form, Limits, not_json, text, whole};
+use super::uplinks::{Identity, Radio, Uplinks};
+use super::{Form, Limits, cayenne_lpp, not_json, text, whole};
 use crate::model::{Decoded, DeviceId, DeviceKind, Fault, Message, Readings, Reason, Timestamp, Value, Vocabulary};
 
 /// Decodes one message.
-pub(super) fn decode<'a>(form: &Form, message: &'a Message, limits: &Limits) -> Result<Decoded<'a>, Fault> {
+pub(super) fn decode<'a>(form: &Form, message: &'a Message, limits: &Limits, uplinks: &mut Uplinks) -> Result<Decoded<'a>, Fault> {
     let event: Json = serde_json::from_str(text(message)?).map_err(|error| not_json(&error))?;
     let at = |path: &str| event.pointer(path);
     let names = form.topic.find(&message.topic);
@@ -32,7 +33,18 @@ pub(super) fn decode<'a>(form: &Form, message: &'a Message, limits: &Limits) -> 
         fields.push("connection", Value::Word(Cow::Borrowed("online")), None)?;
     }
     if let Some(uplink) = at("/uplink_message") {
-        collect(uplink, &mut fields)?;
+        let bytes = uplink.get("frm_payload").and_then(Json::as_str).filter(|bytes| !bytes.is_empty());
+        let said = bytes.map(Cow::Borrowed).or_else(|| Some(Cow::Owned(uplink.get("decoded_payload")?.to_string())));
+        let session = uplink.get("session_key_id").or_else(|| at("/end_device_ids/dev_addr")).and_then(Json::as_str);
+        let identity = Identity {
+            device: &device,
+            session: session.unwrap_or_default(),
+            counter: uplink.get("f_cnt").and_then(Json::as_u64),
+            payload: said.as_deref().unwrap_or_default(),
+        };
+        let (time, radio) = uplinks.hear(identity, heard, Radio::best(uplink.get("rx_metadata")));
+        fields.time = time;
+        collect(uplink, radio, &mut fields)?;
     }
     let brand = at("/uplink_message/version_ids/brand_id").and_then(Json::as_str);
     let model = brand.zip(at("/uplink_message/version_ids/model_id").and_then(Json::as_str));
@@ -46,7 +58,7 @@ pub(super) fn decode<'a>(form: &Form, message: &'a Message, limits: &Limits) -> 
     Ok(Decoded { devices: vec![readings], ..Decoded::default() })
 }
 
-fn collect(uplink: &Json, fields: &mut Fields) -> Result<(), Fault> {
+fn collect(uplink: &Json, radio: Radio, fields: &mut Fields) -> Result<(), Fault> {
     let at = |path: &str| uplink.pointer(path);
     // What the registry of the network server says; gateways say where they are, not where the device is.
     fields.position = ["user", "frm-payload"].iter().find_map(|source| {
@@ -56,20 +68,18 @@ fn collect(uplink: &Json, fields: &mut Fields) -> Result<(), Fault> {
     match at("/decoded_payload").filter(|decoded| decoded.as_object().is_some_and(|decoded| !decoded.is_empty())) {
         Some(decoded) => fields.collect("", decoded)?,
         // Without a port it is the network's own affair.
-        None if at("/frm_payload").and_then(Json::as_str).is_some_and(|bytes| !bytes.is_empty()) && at("/f_port").is_some() => {
-            let detail = "the uplink has no decoded_payload: give the device a payload formatter".to_owned();
-            return Err(whole(Reason::Unsupported, detail));
+        None if at("/f_port").is_some_and(|port| port.as_u64() != Some(0)) => {
+            if let Some(bytes) = at("/frm_payload").and_then(Json::as_str).filter(|bytes| !bytes.is_empty()) {
+                let frame = cayenne_lpp::undecoded(bytes).ok_or_else(|| {
+                    let detail = "the uplink has no decoded_payload, and its bytes are not CayenneLPP: give the device a payload formatter";
+                    whole(Reason::Unsupported, detail.to_owned())
+                })?;
+                frame.collect(fields)?;
+            }
         }
         None => {}
     }
-    let gateways = at("/rx_metadata").and_then(Json::as_array).map(Vec::as_slice).unwrap_or_default();
-    let heard = gateways.iter().filter_map(|gateway| gateway.get("rssi").and_then(number).map(|rssi| (rssi, gateway)));
-    if let Some((rssi, best)) = heard.max_by(|one, other| one.0.total_cmp(&other.0)) {
-        fields.push("rssi", Value::Number(rssi), Some("dBm"))?;
-        if let Some(snr) = best.get("snr").and_then(number) {
-            fields.push("snr", Value::Number(snr), Some("dB"))?;
-        }
-    }
+    radio.push(fields)?;
     match at("/last_battery_percentage/value").and_then(number) {
         Some(battery) => fields.push("battery_level", Value::Number(battery), Some("%")),
         None => Ok(()),
@@ -78,8 +88,9 @@ fn collect(uplink: &Json, fields: &mut Fields) -> Result<(), Fault> {
 
 #[cfg(test)]
 mod tests {
-    use crate::decode::tests::check;
-    use crate::decode::{Decoder, Form};
+    use crate::decode::material::material;
+    use crate::decode::tests::{LIMITS, check, message};
+    use crate::decode::{Decoder, Form, Memory, decode};
 
     fn form() -> Form {
         Form { decoder: Decoder::Ttn, ..Form::default() }
@@ -111,9 +122,60 @@ mod tests {
             &form(),
             "t",
             &format!(r#"{{{ids},"uplink_message":{{"f_port":1,"frm_payload":"AA=="}}}}"#),
-            "rejected: unsupported: the uplink has no decoded_payload: give the device a payload formatter",
+            "rejected: unsupported: the uplink has no decoded_payload, and its bytes are not CayenneLPP: give the device a payload formatter",
+        );
+        check(
+            &form(),
+            "t",
+            &format!(r#"{{{ids},"uplink_message":{{"f_port":1,"frm_payload":"A2cBEA=="}}}}"#),
+            "d lorawan \ntemperature_3=27.2 Cel",
         );
         check(&form(), "t", "{}", "rejected: shape at /end_device_ids: neither dev_eui nor device_id");
         check(&form(), "t", "[", "rejected: not-json at line 1 column 1: EOF while parsing a list");
+    }
+
+    #[test]
+    fn a_second_copy_is_the_same_observation() {
+        let mut memory = Memory::default();
+        let mut times = |counter: u32, received: &str| {
+            let payload = serde_json::json!({"end_device_ids": {"device_id": "d"}, "uplink_message": {"session_key_id": "s",
+                "f_cnt": counter, "decoded_payload": {"a": 1}, "received_at": received}});
+            let message = message("t", payload.to_string().as_bytes());
+            let decoded = decode(&form(), &message, &LIMITS, &mut memory).unwrap();
+            decoded.devices[0].readings[0].time.to_string()
+        };
+        assert_eq!(times(1, "2026-03-01T08:00:00Z"), "2026-03-01T08:00:00Z");
+        assert_eq!(times(1, "2026-03-01T08:00:02Z"), "2026-03-01T08:00:00Z");
+        assert_eq!(times(2, "2026-03-01T08:00:02Z"), "2026-03-01T08:00:02Z");
+    }
+
+    #[test]
+    fn what_vendors_decoders_send_is_understood() {
+        let Some(path) = material("lorawan/ttn-2021.vectors.jsonl", "fields of vendors' decoders") else { return };
+        let lines = std::fs::read_to_string(path).unwrap();
+        let (mut count, mut readings) = (0, 0);
+        for line in lines.lines() {
+            let vector: serde_json::Value = serde_json::from_str(line).unwrap();
+            if !vector["expected"].is_object() {
+                continue;
+            }
+            let payload =
+                serde_json::json!({"end_device_ids": {"device_id": "d"}, "uplink_message": {"decoded_payload": vector["expected"]}});
+            let message = message("t", payload.to_string().as_bytes());
+            let decoded = decode(&form(), &message, &LIMITS, &mut Memory::default()).unwrap();
+            assert!(decoded.faults.is_empty(), "{line}");
+            count += 1;
+            readings += decoded.devices[0].readings.len();
+        }
+        assert!(count > 80 && readings > 3 * count, "{readings} readings of {count} uplinks");
+        let folder = material("lorawan/tts-v3", "messages of The Things Stack").unwrap();
+        for (file, least) in
+            [("uplink-docs", 4), ("uplink-field-rs261", 9), ("join-docs", 1), ("downlink-ack-docs", 0), ("downlink-failed-docs", 0)]
+        {
+            let payload = std::fs::read(folder.join(format!("{file}.json"))).unwrap();
+            let message = message("t", &payload);
+            let decoded = decode(&form(), &message, &LIMITS, &mut Memory::default()).unwrap();
+            assert_eq!(decoded.devices[0].readings.len(), least, "{file}");
+        }
     }
 }
