@@ -5,8 +5,12 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::{DeviceId, DeviceKind, Domain, RegistrationDocument, Vocabulary};
 
-const BOUNDS: TimeBounds =
-    TimeBounds { past_max: Duration::from_hours(24 * 365), future_max: Duration::from_hours(24), skew_max: Duration::from_mins(5) };
+const BOUNDS: TimeBounds = TimeBounds {
+    past_max: Duration::from_hours(24 * 365),
+    past_trusted_max: None,
+    future_max: Duration::from_hours(24),
+    skew_max: Duration::from_mins(5),
+};
 
 fn received() -> Timestamp {
     "2026-03-01T08:00:00Z".parse().unwrap()

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use conca::intake::{self, Entry, Limits, Repeats};
 use conca::model::{Catalogue, Districts, Timestamp};
+use conca::quality::Checks;
 use conca::state::{AlertFilter, Counts, Database, QuarantineFilter, QuarantineRow, Reader};
 use conca::store::{Detail, Lake, LakeError, LakeSettings, Maintenance, Order, Selection};
 use futures::StreamExt as _;
@@ -134,7 +135,8 @@ impl Store {
     pub(crate) fn receive(&self, entries: &[Entry]) {
         let mut turn = self.database.turn();
         let repeats = Repeats::new(1, []);
-        let step = intake::step(self.database.live(), &repeats, Limits { devices_max: 1_000 }, |_replay| false, entries);
+        let step =
+            intake::step(self.database.live(), &repeats, &Checks::default(), Limits { devices_max: 1_000 }, |_replay| false, entries);
         turn.commit(step.commit).unwrap();
     }
 
