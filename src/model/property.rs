@@ -134,11 +134,16 @@ pub struct Property {
 }
 
 /// When values of a property are suspect. What is left out is not checked.
+///
+/// The built-in catalogue's rates are the suspect limits of WMO's step test for weather stations (I. Zahumenský, Guidelines on Quality
+/// Control Procedures for Data from Automatic Weather Stations, WMO CBS 2004: 3 °C, 10 %, 0.5 hPa and 20 m/s within a minute); stuck
+/// values and spikes are tests of the same guidelines and of QARTOD, with limits wide enough for hourly values and for sensors of coarse
+/// resolution; the limit of humidity lies between what makers of optical particle sensors give (Nova SDS011 70 %, Alphasense OPC-N3 95 %).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct QualityRules {
-    /// Numbers that sensors send in place of a value, in the canonical unit. One that is not plausible anyway also counts in the
-    /// sender's unit.
+    /// Numbers that sensors send in place of a value, in the canonical unit. Where a value is not plausible anyway, they count in the
+    /// sender's unit too.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub error_codes: Vec<f64>,
     /// The same value for too long. Not for states and counts; `min` and `max` may last for ever: no wind, humidity of 100 %.

@@ -37,7 +37,9 @@ impl Window {
     /// Whether the value that follows is a spike. Not before the rule's window is full.
     pub(super) fn is_spike(&self, value: f64, rule: SpikeRule) -> bool {
         let length = usize::from(rule.window).min(self.values.len());
-        let step = (value - self.back(0)).abs();
+        // What is lost of a value as `f32`, and more: a distance that is just the limit does not exceed it.
+        let hair = 1e-6 * value.abs();
+        let step = (value - self.back(0)).abs() - hair;
         // Most values are near the one before, which costs next to nothing.
         if usize::from(self.length) < length || step <= rule.floor {
             return false;
@@ -49,7 +51,7 @@ impl Window {
         }
         let (median, deviation) = median_and_deviation(sorted);
         let limit = rule.floor.max(rule.deviations * DEVIATION * deviation);
-        step > limit && (value - median).abs() > limit
+        step > limit && (value - median).abs() - hair > limit
     }
 }
 
