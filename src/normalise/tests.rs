@@ -153,3 +153,15 @@ proptest! {
         prop_assert!(observations.iter().all(|observation| observation.value.is_finite()));
     }
 }
+
+#[test]
+fn age_alone_is_suspect_only_where_a_source_says_so() {
+    let day = Duration::from_hours(24);
+    let flags = |age: Duration, past_trusted_max: Option<Duration>| {
+        check_time(received().minus(age), received(), &TimeBounds { past_trusted_max, ..BOUNDS }).map(Flags::names)
+    };
+    assert_eq!(flags(day * 364, None), Ok(vec![]));
+    assert_eq!(flags(day * 2, Some(day * 2)), Ok(vec![]));
+    assert_eq!(flags(day * 2 + Duration::from_secs(1), Some(day * 2)), Ok(vec!["past"]));
+    assert!(flags(day * 366, Some(day * 2)).is_err_and(|detail| detail.contains("back")));
+}

@@ -77,8 +77,8 @@ impl Neighbourhood {
 
     /// Brings it up to date.
     pub fn refresh(&self, live: &Live, catalogue: &Catalogue, now: Timestamp) {
-        let ruled = catalogue.iter().filter_map(|(index, property)| Some((index, property.quality.neighbours?)));
-        let rules: HashMap<PropertyIndex, NeighboursRule> = ruled.collect();
+        let rules: HashMap<PropertyIndex, NeighboursRule> =
+            catalogue.iter().filter_map(|(index, property)| Some((index, property.quality.neighbours?))).collect();
         let mut by_series = HashMap::new();
         for (property, stations) in stations(live, &rules, now) {
             if let Some(rule) = rules.get(&property) {

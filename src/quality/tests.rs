@@ -327,6 +327,7 @@ proptest! {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "the figure is what one wants to read with --nocapture")]
 fn an_observation_costs_well_below_a_microsecond() {
     const SERIES: usize = 5_000;
     const ROUNDS: u32 = 40;

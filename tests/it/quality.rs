@@ -149,7 +149,7 @@ impl Naive {
 fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0
+    f64::midpoint(sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2])
 }
 
 /// What the naive reader makes of the messages.
@@ -193,7 +193,9 @@ fn sums<'a>(rows: impl Iterator<Item = (&'a Identity, &'a (f64, Flags))>) -> BTr
         let sum = sums.entry(property.clone()).or_default();
         (sum.0, sum.1) = (sum.0 + 1, sum.1 + value);
     }
-    sums.values_mut().for_each(|sum| sum.2 = sum.1 / sum.0 as f64);
+    for sum in sums.values_mut() {
+        sum.2 = sum.1 / sum.0 as f64;
+    }
     sums
 }
 
@@ -236,7 +238,7 @@ fn thousands(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
