@@ -17,7 +17,8 @@
 //! with copies and hands them to [`Checks::learn`] once their commit is durable; after a failed one nothing has happened.
 //!
 //! The checks that look at the series before a value judge only what comes in order, since of what comes late they do not know the
-//! series around it. A value that is implausible in itself is not judged further, and does not enter the history. What is suspect
+//! series around it. The newest value of a series told again keeps what was said of it; an older one told again counts as not judged
+//! until the store has found it to be a duplicate, which then keeps what was stored first. A value that is implausible in itself is not judged further, and does not enter the history. What is suspect
 //! for its place only does: the value may well be good.
 
 mod error_code;

@@ -133,7 +133,7 @@ fn air_in_an_italian_city_2004() {
     let sizes = ["1h", "1d", "1mo"];
     let properties = [("co", 2), ("no2", 9), ("temperature", 12), ("humidity", 13)];
     let questions = properties.iter().flat_map(|(property, _column)| sizes.map(|size| {
-        format!("/v1/aggregates?property={property}&window={size}&in_time=mean&zone=Europe/Rome&from=2004-03-01T00:00:00%2B01:00&to=2005-05-01T00:00:00%2B02:00&group_by=device")
+        format!("/v1/aggregates?property={property}&window={size}&in_time=mean&zone=Europe/Rome&from=2004-03-01T00:00:00%2B01:00&to=2005-05-01T00:00:00%2B02:00&group_by=device&quality=any")
     }));
     let questions: Vec<String> = questions.collect();
     let (rows, answers) = check(&data, "uci-airquality-italy-2004.toml", u64::MAX, |conca| {
