@@ -31,6 +31,7 @@ use crate::mapping::{Dictionary, DocumentError, Mapper};
 use crate::metrics::Metrics;
 use crate::model::{Catalogue, CatalogueError, Clock, Districts, DistrictsError, SourceName, Timestamp};
 use crate::normalise::{Normaliser, TimeBounds};
+use crate::quality::{self, Check, Checks, Neighbourhood};
 use crate::state::{Database, Live, Reader, StateError};
 use crate::store::{Keeper, Lake, LakeError, LakeSettings, Schedule};
 
@@ -248,6 +249,16 @@ impl Service {
                 ("the watch over mappings", Ok(()))
             });
         }
+        let neighbourhood = Arc::new(Neighbourhood::default());
+        if config.quality.enabled.contains(&Check::Neighbours) {
+            let look = (Arc::clone(&neighbourhood), Arc::clone(database.live()), Arc::clone(&catalogue), Arc::clone(&clock));
+            let stop = service.stop_background.clone();
+            service.background.spawn(async move {
+                look_around(look, stop).await;
+                ("the look at neighbours", Ok(()))
+            });
+        }
+        let checks = Checks::new(&catalogue, &quality_settings(&config.quality), neighbourhood);
         let converter = convert::Converter {
             routes: config
                 .ingest
@@ -275,6 +286,7 @@ impl Service {
             clock: Arc::clone(&clock),
             limits: intake::Limits { devices_max: config.intake.devices_max },
             repeats: Repeats::new(config.intake.digests_kept, work.digests),
+            checks,
             give_up: service.give_up.clone(),
         };
         let (to_writer, batches) = mpsc::channel(BATCHES);
@@ -396,6 +408,29 @@ async fn judge_silence(desk: &Arc<Desk>, listening: &Arc<Listening>, clock: Arc<
     }
 }
 
+type Look = (Arc<Neighbourhood>, Arc<Live>, Arc<Catalogue>, Arc<dyn Clock>);
+
+/// Keeps it up to date what stations around each other say.
+async fn look_around((neighbourhood, live, catalogue, clock): Look, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(quality::REFRESH);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            _now = ticks.tick() => {}
+        }
+        let (neighbourhood, live, catalogue, now) = (Arc::clone(&neighbourhood), Arc::clone(&live), Arc::clone(&catalogue), clock.now());
+        if tokio::task::spawn_blocking(move || neighbourhood.refresh(&live, &catalogue, now)).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn quality_settings(section: &config::Quality) -> quality::Settings {
+    quality::Settings { enabled: section.enabled.clone(), error_codes: section.error_codes.clone() }
+}
+
 fn lake_settings(config: &Config) -> LakeSettings {
     LakeSettings {
         url: config.lake.url.clone(),
@@ -424,7 +459,12 @@ fn schedule(config: &Config) -> Schedule {
 fn route(source: &config::Source) -> convert::Route {
     convert::Route {
         forms: source.subscriptions.iter().map(|subscription| (subscription.topic.clone(), subscription.form())).collect(),
-        bounds: TimeBounds { past_max: source.past_max.0, future_max: source.future_max.0, skew_max: source.skew_max.0 },
+        bounds: TimeBounds {
+            past_max: source.past_max.0,
+            past_trusted_max: source.past_trusted_max.map(|trusted_max| trusted_max.0),
+            future_max: source.future_max.0,
+            skew_max: source.skew_max.0,
+        },
     }
 }
 
@@ -433,7 +473,12 @@ fn http_route(source: &config::HttpSource) -> (SourceName, convert::Route) {
     let forms = api::SENDERS.iter().map(|(filter, decoder, precision)| {
         ((*filter).to_owned(), decode::Form { decoder: *decoder, precision: *precision, ..decode::Form::default() })
     });
-    let bounds = TimeBounds { past_max: source.past_max.0, future_max: source.future_max.0, skew_max: source.skew_max.0 };
+    let bounds = TimeBounds {
+        past_max: source.past_max.0,
+        past_trusted_max: source.past_trusted_max.map(|trusted_max| trusted_max.0),
+        future_max: source.future_max.0,
+        skew_max: source.skew_max.0,
+    };
     (source.name.clone(), convert::Route { forms: forms.collect(), bounds })
 }
 

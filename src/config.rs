@@ -21,6 +21,7 @@ pub use secret::{Secret, TokenHash};
 
 use crate::decode::{Decoder, Form, TopicPattern};
 use crate::model::{DurationText, SourceName};
+use crate::quality::Check;
 
 /// The configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +59,8 @@ pub struct Config {
     pub city: City,
     /// Brokers, and what is taken from them.
     pub ingest: Ingest,
+    /// Which values are suspect.
+    pub quality: Quality,
     /// The durable commit.
     pub intake: Intake,
     /// The embedded store.
@@ -130,6 +133,8 @@ pub struct HttpSource {
     pub name: SourceName,
     /// Readings older than this are refused.
     pub past_max: DurationText,
+    /// Readings older than this are kept, but not believed. Left out: no age is suspect, since history may be replayed.
+    pub past_trusted_max: Option<DurationText>,
     /// Readings whose time lies further ahead of our clock than this are refused.
     pub future_max: DurationText,
     /// Readings whose time lies further ahead than this are kept, but not believed.
@@ -177,6 +182,8 @@ pub struct Source {
     /// Readings older than this are refused.
     #[serde(default = "default::past_max")]
     pub past_max: DurationText,
+    /// Readings older than this are kept, but not believed. Left out: no age is suspect, since history may be replayed.
+    pub past_trusted_max: Option<DurationText>,
     /// Readings whose time lies further ahead of our clock than this are refused.
     #[serde(default = "default::future_max")]
     pub future_max: DurationText,
@@ -218,6 +225,16 @@ impl Subscription {
         let topic = self.names.as_deref().map_or_else(TopicPattern::default, |names| names.parse().expect("the configuration was checked"));
         Form { decoder: self.decoder, topic, ..Form::default() }
     }
+}
+
+/// Which values are suspect. The limits stand with each property in the catalogue.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Quality {
+    /// The checks that are made: `error-code`, `stuck`, `spike`, `rate`, `humid`, `neighbours`. Range, time and place are always checked.
+    pub enabled: Vec<Check>,
+    /// Numbers that stand for a fault in any property for which they are no plausible value, in its canonical or the sender's unit.
+    pub error_codes: Vec<f64>,
 }
 
 /// The durable commit.
@@ -391,9 +408,10 @@ mod default {
 
     use std::time::Duration;
 
-    use super::{Alerts, Api, DurationText, HttpSource, Ingest, Intake, Lake, Log, LogFormat, Node, Query, Subscription};
+    use super::{Alerts, Api, DurationText, HttpSource, Ingest, Intake, Lake, Log, LogFormat, Node, Quality, Query, Subscription};
     use crate::decode::Decoder;
     use crate::model::SourceName;
+    use crate::quality::Check;
 
     const fn seconds(seconds: u64) -> DurationText {
         DurationText(Duration::from_secs(seconds))
@@ -465,7 +483,14 @@ mod default {
     impl Default for HttpSource {
         fn default() -> Self {
             let name = SourceName::try_from("http").expect("an allowed name");
-            Self { name, past_max: past_max(), future_max: future_max(), skew_max: skew_max() }
+            Self { name, past_max: past_max(), past_trusted_max: None, future_max: future_max(), skew_max: skew_max() }
+        }
+    }
+
+    impl Default for Quality {
+        fn default() -> Self {
+            let error_codes = vec![-9_999.0, -999.0, -200.0, -127.0, 255.0, 999.0, 9_999.0, 32_767.0, -32_768.0, 65_535.0];
+            Self { enabled: Check::ALL.to_vec(), error_codes }
         }
     }
 

@@ -1,7 +1,8 @@
 //! What a batch of messages changes: a pure step from the state that is, to the effects of the batch.
 //!
 //! The step decides which messages are delivered again, which observations are certainly new and which must be compared
-//! with what is stored, which devices and series are new, and what the ledger says. It changes nothing itself: the
+//! with what is stored, which values are suspect beside what came before them, which devices and series are new, and what the
+//! ledger says. It changes nothing itself: the
 //! caller commits the effects in one transaction, and only then acknowledges the messages. After a failed commit the
 //! step's result is thrown away and nothing has happened.
 //!
@@ -10,13 +11,18 @@
 mod gate;
 mod repeats;
 
+use std::sync::Arc;
+
 use hashbrown::hash_map::Entry as Slot;
 use hashbrown::{HashMap, HashSet};
 
 pub use gate::{Gate, GateLimits, Pause, disk_free};
 pub use repeats::Repeats;
 
-use crate::model::{DeviceObservations, Fault, Message, Normalised, Observation, PropertyIndex, Reason, Replay, Settled, Timestamp};
+use crate::model::{
+    Class, DeviceObservations, Fault, Flags, Message, Normalised, Observation, PropertyIndex, Reason, Replay, Settled, Timestamp,
+};
+use crate::quality::{Checks, History, References};
 use crate::state::{
     Commit, DeviceIndex, Lane, Latest, LedgerKey, Live, Mark, NewDevice, NewSeries, Origin, Place, Quarantined, SeriesIndex,
 };
@@ -39,9 +45,20 @@ pub struct Step {
     pub commit: Commit,
     /// By message, in order.
     pub settled: Vec<Settled>,
-    /// By observation of the accepted messages, in order: whether its series has come further with it. What comes late
-    /// has not, nor what lies ahead of our clock; what follows such a one has, though it must be compared.
-    pub advances: Vec<bool>,
+    /// By observation of the accepted messages, in order.
+    pub taken: Vec<Taken>,
+    /// For [`Checks::learn`], once the commit is durable.
+    pub histories: Vec<(SeriesIndex, History)>,
+}
+
+/// What the step made of an observation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Whether its series has come further with it. What comes late has not, nor what lies ahead of our clock; what follows
+    /// such a one has, though it must be compared.
+    pub advances: bool,
+    /// All that is suspect about it.
+    pub flags: Flags,
 }
 
 /// Bounds of the step.
@@ -53,14 +70,23 @@ pub struct Limits {
 
 /// Computes the effects of a batch on the state in `live`; `is_quarantined` tells whether a message that is replayed still
 /// is as the replay says. Call it holding the writer's turn.
-pub fn step(live: &Live, repeats: &Repeats, limits: Limits, is_quarantined: impl Fn(&Replay) -> bool, batch: &[Entry]) -> Step {
+pub fn step(
+    live: &Live,
+    repeats: &Repeats,
+    checks: &Checks,
+    limits: Limits,
+    is_quarantined: impl Fn(&Replay) -> bool,
+    batch: &[Entry],
+) -> Step {
     let state = live.read();
     let mut work = Work {
+        checks,
+        references: checks.references(),
         devices: state.devices.len(),
         series: state.series.len(),
         new_devices: HashMap::new(),
         new_series: HashMap::new(),
-        marks: HashMap::with_capacity(batch.len() * 4),
+        progress: HashMap::with_capacity(batch.len() * 4),
         fresh: repeats.overlay(),
         step: Step { settled: Vec::with_capacity(batch.len()), ..Step::default() },
     };
@@ -76,17 +102,30 @@ pub fn step(live: &Live, repeats: &Repeats, limits: Limits, is_quarantined: impl
         work.step.settled.push(settled);
     }
     let mut step = work.step;
-    step.commit.marks = work.marks.into_iter().collect();
+    step.commit.marks.reserve(work.progress.len());
+    step.histories.reserve(work.progress.len());
+    for (series, Progress { mark, history }) in work.progress {
+        step.commit.marks.push((series, mark));
+        step.histories.push((series, history));
+    }
     step
 }
 
+/// How far a series comes with the batch.
+struct Progress {
+    mark: Mark,
+    history: History,
+}
+
 struct Work<'a> {
+    checks: &'a Checks,
+    references: Arc<References>,
     /// Number of devices and series, new ones included.
     devices: usize,
     series: usize,
     new_devices: HashMap<&'a str, DeviceIndex>,
     new_series: HashMap<(DeviceIndex, PropertyIndex), SeriesIndex>,
-    marks: HashMap<SeriesIndex, Mark>,
+    progress: HashMap<SeriesIndex, Progress>,
     fresh: repeats::Overlay<'a>,
     step: Step,
 }
@@ -155,7 +194,7 @@ impl<'a> Work<'a> {
         for device in devices {
             let index = self.device(state, message, device);
             for observation in &device.observations {
-                self.observation(state, index, observation);
+                self.observation(state, index, device, observation);
             }
         }
         let ordered = self.step.commit.ordered.len() - before.0;
@@ -207,8 +246,8 @@ impl<'a> Work<'a> {
         })
     }
 
-    fn observation(&mut self, state: &crate::state::State, device: DeviceIndex, observation: &Observation) {
-        let known = ((device.0 as usize) < state.devices.len()).then(|| state.find_series(device, observation.property)).flatten();
+    fn observation(&mut self, state: &crate::state::State, device: DeviceIndex, heard: &DeviceObservations, observation: &Observation) {
+        let known = find_series(state, device, observation.property);
         let series = known.unwrap_or_else(|| match self.new_series.entry((device, observation.property)) {
             Slot::Occupied(slot) => *slot.get(),
             Slot::Vacant(slot) => {
@@ -218,20 +257,54 @@ impl<'a> Work<'a> {
                 *slot.insert(index)
             }
         });
-        let mark = self.marks.entry(series).or_insert_with(|| known.map_or_else(Mark::default, |series| state.series_at(series).mark));
+        let humid = self.humid(state, device, heard, observation);
+        let Progress { mark, history } = self.progress.entry(series).or_insert_with(|| Progress {
+            mark: known.map_or_else(Mark::default, |series| state.series_at(series).mark),
+            history: self.checks.history(series),
+        });
         let time = observation.time.micros();
-        let future = observation.flags.contains(crate::model::Flags::FUTURE);
+        let flags = self.checks.judge(observation, mark.latest.as_ref(), history)
+            | self.checks.judge_neighbours(&self.references, series, observation)
+            | humid;
+        let future = flags.contains(Flags::FUTURE);
         let lane = if !future && mark.is_ahead_of_all(time) { Lane::Ordered } else { Lane::Late };
-        self.step.advances.push(!future && mark.latest.is_none_or(|latest| latest.time < time));
+        self.step.taken.push(Taken { advances: !future && mark.latest.is_none_or(|latest| latest.time < time), flags });
         let position = observation.position.map(|position| (position.longitude(), position.latitude()));
-        mark.observe(Latest { time, value: observation.value, flags: observation.flags.bits(), position });
+        mark.observe(Latest { time, value: observation.value, flags: flags.bits(), position });
         let rows = match lane {
             Lane::Ordered => &mut self.step.commit.ordered,
             Lane::Late => &mut self.step.commit.late,
         };
         let place = Place { position: observation.position, district: observation.district };
-        rows.push(series, time, observation.value, observation.flags.bits(), place, observation.original.as_deref());
+        rows.push(series, time, observation.value, flags.bits(), place, observation.original.as_deref());
     }
+
+    /// The flag of an observation that humid air spoils: by what its message says of the humidity, or its device said last.
+    fn humid(&self, state: &crate::state::State, device: DeviceIndex, heard: &DeviceObservations, observation: &Observation) -> Flags {
+        let limit = self.checks.humidity_max(observation.property).zip(self.checks.humidity());
+        let Some((humidity_max, humidity)) = limit else { return Flags::empty() };
+        let is_credible = |flags: Flags| flags.difference(Flags::MISPLACED).is_empty();
+        let beside = heard.observations.iter().filter(|beside| beside.property == humidity && is_credible(beside.flags));
+        let series = find_series(state, device, humidity).or_else(|| self.new_series.get(&(device, humidity)).copied());
+        let before = series.and_then(|series| match self.progress.get(&series) {
+            Some(progress) => progress.mark.latest,
+            None => state.series_at(series).mark.latest,
+        });
+        let before = before.filter(|latest| is_credible(Flags::from_bits_retain(latest.flags)));
+        let told = beside.map(|beside| (beside.time.micros(), beside.value)).chain(before.map(|latest| (latest.time, latest.value)));
+        let flags = self.checks.judge_humidity(observation.time.micros(), humidity_max, told);
+        // Looked up last: it is seldom so humid.
+        let is_reference = || {
+            let registered = state.registry.find(heard.device.as_str());
+            registered.is_some_and(|registered| registered.document().class == Some(Class::Reference))
+        };
+        if flags.is_empty() || is_reference() { Flags::empty() } else { flags }
+    }
+}
+
+/// A series that was there before the batch; the device may be one of the batch's own.
+fn find_series(state: &crate::state::State, device: DeviceIndex, property: PropertyIndex) -> Option<SeriesIndex> {
+    ((device.0 as usize) < state.devices.len()).then(|| state.find_series(device, property)).flatten()
 }
 
 fn add_origin(origins: &mut Vec<Origin>, key: LedgerKey, rows: usize) {

@@ -17,6 +17,7 @@
 //! | [`decode`] | message → readings, or why not; pure |
 //! | [`mapping`] | sender's words → the catalogue's: which field is which property; pure |
 //! | [`normalise`] | reading → observation: unit, time, place, plausibility; pure |
+//! | [`quality`] | observation, and what came before it → what is suspect about it; pure |
 //! | [`intake`] | batch → effects of one transaction; pure. Also whether anything may be accepted |
 //! | [`store`] | the log's follower: Delta Lake table, its upkeep, scans over table and log together |
 //! | [`query`] | question → aggregates, observations, latest values; the core is pure |
@@ -43,6 +44,7 @@ pub mod mapping;
 pub mod metrics;
 pub mod model;
 pub mod normalise;
+pub mod quality;
 pub mod query;
 pub mod state;
 pub mod store;

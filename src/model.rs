@@ -20,6 +20,9 @@ pub use observation::{
     Service, Settled, Unmapped, Value, Verdict, Vocabulary, Why,
 };
 pub use position::{InvalidPosition, Position};
-pub use property::{Catalogue, CatalogueError, Domain, Kind, Property, PropertyIndex, StateCode, Summary, Title};
+pub use property::{
+    Catalogue, CatalogueError, Domain, Kind, NeighboursRule, Property, PropertyIndex, QualityRules, SpikeRule, StateCode, StuckRule,
+    Summary, Title,
+};
 pub use registration::{Class, Installation, Registration, RegistrationDocument, RegistrationProblem, Registry};
 pub use time::{Clock, InvalidTime, ManualClock, SystemClock, Timestamp};

@@ -1,7 +1,7 @@
 //! From readings to observations: canonical unit, place, district, plausibility. Pure.
 //!
 //! A reading that cannot become an observation costs itself alone and is named in a [`Fault`]. What is merely doubtful
-//! is kept and flagged. Age alone never lowers trust: history may be replayed.
+//! is kept and flagged. Age alone lowers trust only where a source says so: history may be replayed.
 
 mod unit;
 
@@ -20,6 +20,8 @@ use crate::model::{
 pub struct TimeBounds {
     /// Older readings are refused.
     pub past_max: Duration,
+    /// Older readings, up to `past_max`, are flagged. `None`: whatever is taken is trusted, since history may be replayed.
+    pub past_trusted_max: Option<Duration>,
     /// Readings further ahead are refused.
     pub future_max: Duration,
     /// Readings further ahead, up to `future_max`, are flagged: the sender's clock is not believed.
@@ -181,10 +183,14 @@ fn check_time(time: Timestamp, received: Timestamp, bounds: &TimeBounds) -> Resu
     if ahead > bounds.future_max {
         return Err(format!("{time} lies more than {:?} ahead", bounds.future_max));
     }
-    if received.since(time) > bounds.past_max {
+    let age = received.since(time);
+    if age > bounds.past_max {
         return Err(format!("{time} lies more than {:?} back", bounds.past_max));
     }
-    Ok(if ahead > bounds.skew_max { Flags::FUTURE } else { Flags::empty() })
+    let mut flags = Flags::empty();
+    flags.set(Flags::FUTURE, ahead > bounds.skew_max);
+    flags.set(Flags::PAST, bounds.past_trusted_max.is_some_and(|trusted_max| age > trusted_max));
+    Ok(flags)
 }
 
 fn state_code(property: &Property, word: &str) -> Result<f64, (Reason, String)> {

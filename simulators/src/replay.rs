@@ -93,6 +93,18 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     Ok(report)
 }
 
+/// The messages that a replay sends, topic and payload, in the file's order.
+pub fn messages(data: &Path, mapping: &Mapping) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
+    let mut reader = csv::ReaderBuilder::new().delimiter(mapping.delimiter).flexible(true).from_reader(open(data)?);
+    let columns = Columns::new(mapping, reader.headers()?)?;
+    let mut messages = Vec::new();
+    for row in reader.records() {
+        let message = row.context("unreadable row").and_then(|row| columns.message(&row));
+        messages.extend(message.ok().filter(|message| message.values > 0).map(|message| (message.topic, message.payload)));
+    }
+    Ok(messages)
+}
+
 async fn send<R: Read>(
     publisher: &mut Publisher,
     reader: &mut csv::Reader<R>,

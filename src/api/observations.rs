@@ -48,7 +48,8 @@ pub(super) struct ObservationBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "charging")]
     state: Option<String>,
-    /// What is suspect about it: `out-of-range`, `future`, `off-city`, `no-fix`, `swapped`. Nothing means that it is trusted.
+    /// What is suspect about it: `out-of-range`, `error-code`, `stuck`, `spike`, `rate`, `humid` or `neighbours` (the value), `future`
+    /// or `past` (the time), `off-city`, `no-fix` or `swapped` (the place). Nothing means that it is trusted.
     #[schema(value_type = Vec<String>, example = json!([]))]
     flags: Vec<&'static str>,
     /// The district in which it was observed.

@@ -20,6 +20,7 @@ use crate::mapping::{Dictionary, Mapper};
 use crate::metrics::Metrics;
 use crate::model::{Catalogue, Clock, Districts, ManualClock, Message, Service, SourceName, Timestamp};
 use crate::normalise::{Normaliser, TimeBounds};
+use crate::quality::Checks;
 use crate::state::{Database, Reader};
 use crate::store::{Keeper, Lake, LakeSettings, Schedule};
 
@@ -149,7 +150,7 @@ impl Town {
         let Context { database, desk, districts, clock, .. } = &*self.context;
         let received = clock.now();
         let day = Duration::from_hours(24);
-        let bounds = TimeBounds { past_max: day * 36_500, future_max: day, skew_max: Duration::from_mins(5) };
+        let bounds = TimeBounds { past_max: day * 36_500, past_trusted_max: None, future_max: day, skew_max: Duration::from_mins(5) };
         let limits = Limits { payload_bytes_max: 100_000, readings_max: 100 };
         let registry = database.live().registry();
         let entry = |(topic, payload): &(&str, &str)| {
@@ -170,17 +171,18 @@ impl Town {
         };
         let entries: Vec<Entry> = messages.iter().map(entry).collect();
         let mut turn = database.turn();
-        let mut step = intake::step(database.live(), &self.repeats, intake::Limits { devices_max: 1_000 }, |_replay| false, &entries);
-        let mut advances = step.advances.iter();
+        let limits = intake::Limits { devices_max: 1_000 };
+        let mut step = intake::step(database.live(), &self.repeats, &Checks::default(), limits, |_replay| false, &entries);
+        let mut taken = step.taken.iter();
         let effects = desk.observe(&mut step.commit, |step| {
             for normalised in entries.iter().filter_map(|entry| entry.outcome.as_ref().ok()).flat_map(|normalised| &normalised.devices) {
                 let (device, kind, domain) = (&normalised.device, &normalised.kind, normalised.domain);
-                for (observation, advances) in normalised.observations.iter().zip(advances.by_ref()) {
+                for (observation, taken) in normalised.observations.iter().zip(taken.by_ref()) {
                     let district = observation.district.map(|district| districts.get(district).id.as_str());
                     let facts = Facts { device, kind, domain, district };
-                    let (property, time, value, flags) = (observation.property, observation.time, observation.value, observation.flags);
-                    if *advances {
-                        step.observe(facts, Observed { property, time, value, flags });
+                    let (property, time, value) = (observation.property, observation.time, observation.value);
+                    if taken.advances {
+                        step.observe(facts, Observed { property, time, value, flags: taken.flags });
                     }
                     step.hear(facts, Evidence { time, value }, received);
                 }

@@ -14,9 +14,10 @@ use tokio_util::sync::CancellationToken;
 use super::convert::{Batch, panicked};
 use crate::alert::{Desk, Evidence, Facts, Observed, Step};
 use crate::ingest::{Depth, Listening, SourceStatus};
-use crate::intake::{self, Entry, Gate, Limits, Repeats};
+use crate::intake::{self, Entry, Gate, Limits, Repeats, Taken};
 use crate::metrics::{LaneLabel, Metrics, Outcome, OutcomeLabels};
 use crate::model::{Clock, DeviceObservations, Districts, Normalised, Settled, SourceName, Timestamp, Verdict};
+use crate::quality::Checks;
 use crate::state::{Database, StateError};
 
 /// Batches of the converter that one commit takes at most.
@@ -41,6 +42,7 @@ pub(super) struct Writer {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) limits: Limits,
     pub(super) repeats: Repeats,
+    pub(super) checks: Checks,
     /// Ends the waiting for a commit that cannot be made; what is not acknowledged is delivered again.
     pub(super) give_up: CancellationToken,
 }
@@ -116,14 +118,15 @@ impl Writer {
     fn try_commit(&mut self, entries: &[Entry]) -> Result<Vec<Settled>, StateError> {
         let database = Arc::clone(&self.database);
         let mut turn = database.turn();
-        let intake::Step { mut commit, settled, advances } =
-            intake::step(database.live(), &self.repeats, self.limits, |replay| turn.is_quarantined(replay), entries);
+        let is_quarantined = |replay: &_| turn.is_quarantined(replay);
+        let intake::Step { mut commit, settled, taken, histories } =
+            intake::step(database.live(), &self.repeats, &self.checks, self.limits, is_quarantined, entries);
         let shed: Vec<u64> = self.sources.iter().map(|source| source.shed.swap(0, Ordering::Relaxed)).collect();
         let now = self.clock.now();
         for (source, shed) in self.sources.iter().zip(&shed).filter(|(_source, shed)| **shed > 0) {
             intake::shed(&mut commit, &source.name, now, *shed);
         }
-        let effects = self.desk.observe(&mut commit, |step| observe(step, &self.districts, entries, &settled, &advances));
+        let effects = self.desk.observe(&mut commit, |step| observe(step, &self.districts, entries, &settled, &taken));
         let digests = commit.digests.clone();
         let rows = [("ordered", commit.ordered.len()), ("late", commit.late.len())];
         let started = Instant::now();
@@ -137,6 +140,7 @@ impl Writer {
         self.metrics.commit_messages.observe(entries.len() as f64);
         self.desk.apply(&effects);
         self.repeats.extend(digests);
+        self.checks.learn(histories);
         drop(turn);
         for (lane, rows) in rows {
             self.metrics.observations.get_or_create(&LaneLabel { lane }).inc_by(rows as u64);
@@ -208,18 +212,18 @@ fn newest(normalised: &Normalised) -> Option<(Timestamp, f64)> {
 }
 
 /// Shows a batch to the alert rules.
-fn observe(step: &mut Step<'_>, districts: &Districts, entries: &[Entry], settled: &[Settled], advances: &[bool]) {
-    let mut advances = advances.iter();
+fn observe(step: &mut Step<'_>, districts: &Districts, entries: &[Entry], settled: &[Settled], taken: &[Taken]) {
+    let mut taken = taken.iter();
     for (entry, _accepted) in entries.iter().zip(settled).filter(|(_entry, settled)| **settled == Settled::Accepted) {
         let Ok(normalised) = &entry.outcome else { continue };
         for heard in &normalised.devices {
             let DeviceObservations { device, kind, domain, observations } = heard;
             let mut facts = Facts { device, kind, domain: *domain, district: None };
-            for (observation, advances) in observations.iter().zip(advances.by_ref()) {
+            for (observation, Taken { advances, flags }) in observations.iter().zip(taken.by_ref()) {
                 facts.district = observation.district.map(|district| districts.get(district).id.as_str());
                 if *advances {
-                    let (property, time, value, flags) = (observation.property, observation.time, observation.value, observation.flags);
-                    step.observe(facts, Observed { property, time, value, flags });
+                    let (property, time, value) = (observation.property, observation.time, observation.value);
+                    step.observe(facts, Observed { property, time, value, flags: *flags });
                 }
             }
             if let Some((time, value)) = newest_of(heard)

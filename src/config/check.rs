@@ -94,6 +94,9 @@ pub(super) fn values(config: &Config, problems: &mut Vec<Problem>) {
     if config.intake.digests_kept < in_flight {
         report("intake.digests_kept", &format!("must be at least {in_flight}, four times what the sources may have in flight"));
     }
+    if config.ingest.http.past_trusted_max.is_some_and(|trusted_max| trusted_max > config.ingest.http.past_max) {
+        report("ingest.http.past_trusted_max", "must not exceed past_max");
+    }
     let mut names: HashSet<&str> = HashSet::from_iter([config.ingest.http.name.as_str()]);
     for (index, source) in sources.iter().enumerate() {
         for (key, problem) in source_problems(source) {
@@ -139,6 +142,9 @@ fn source_problems(source: &Source) -> Vec<(&'static str, String)> {
     }
     if source.skew_max > source.future_max {
         problems.push(("skew_max", "must not exceed future_max".to_owned()));
+    }
+    if source.past_trusted_max.is_some_and(|trusted_max| trusted_max > source.past_max) {
+        problems.push(("past_trusted_max", "must not exceed past_max".to_owned()));
     }
     if source.session_expiry.0.is_zero() {
         problems.push(("session_expiry", "must be above zero: without a session the broker forgets what it could not deliver".to_owned()));

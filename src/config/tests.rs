@@ -34,6 +34,11 @@ fn every_problem_is_reported_with_its_key() {
         ],
     );
     check(
+        "[quality]\nenabled = [\"spikes\"]",
+        &["quality.enabled[0]: \"spikes\" is not valid under any of the schemas listed in the 'oneOf' keyword"],
+    );
+    check("[ingest.http]\npast_max = \"1d\"\npast_trusted_max = \"2d\"", &["ingest.http.past_trusted_max: must not exceed past_max"]);
+    check(
         "[node]\nid = \"\"\n[city]\ntime_zone = \"Mars\"\n[alerts]\ntick = \"0s\"\n[[ingest.sources]]\nname = \"a\"\nurl = \"http://x\"\nskew_max = \"2d\"\nca_file = \"/nowhere\"\nsubscriptions = [{ topic = \"a/#/b\" }]\n[[ingest.sources]]\nname = \"a\"\nurl = \"mqtt://u:p@x\"",
         &[
             "node.id: must have 1 to 128 letters, digits or any of - _ . :",

@@ -263,6 +263,20 @@ bitflags::bitflags! {
         const FUTURE = 2;
         /// Its position lies outside every district's surroundings.
         const OFF_CITY = 4;
+        /// A number that sensors send in place of a value.
+        const ERROR_CODE = 8;
+        /// The same value for longer than the property stays the same.
+        const STUCK = 16;
+        /// Far from the values before it, and no other reading confirms it.
+        const SPIKE = 32;
+        /// Changed faster than is plausible.
+        const RATE = 64;
+        /// Particles counted in air so humid that droplets are counted too.
+        const HUMID = 128;
+        /// Disagrees with the stations around.
+        const NEIGHBOURS = 256;
+        /// Older than its source is trusted to be.
+        const PAST = 512;
         /// Its position is (0, 0), which receivers without a fix send.
         const NO_FIX = 1024;
         /// Its position lies off the city, and would not with longitude and latitude exchanged.
@@ -280,10 +294,17 @@ impl Flags {
     }
 
     /// Every flag with its name in answers.
-    pub const NAMES: [(Self, &'static str); 5] = [
+    pub const NAMES: [(Self, &'static str); 12] = [
         (Self::OUT_OF_RANGE, "out-of-range"),
         (Self::FUTURE, "future"),
         (Self::OFF_CITY, "off-city"),
+        (Self::ERROR_CODE, "error-code"),
+        (Self::STUCK, "stuck"),
+        (Self::SPIKE, "spike"),
+        (Self::RATE, "rate"),
+        (Self::HUMID, "humid"),
+        (Self::NEIGHBOURS, "neighbours"),
+        (Self::PAST, "past"),
         (Self::NO_FIX, "no-fix"),
         (Self::SWAPPED, "swapped"),
     ];

@@ -128,6 +128,120 @@ pub struct Property {
     /// The codes of a state property, by their number in text.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub states: BTreeMap<String, StateCode>,
+    /// When its values are suspect, beside being out of range.
+    #[serde(default, skip_serializing_if = "QualityRules::is_empty")]
+    pub quality: QualityRules,
+}
+
+/// When values of a property are suspect. What is left out is not checked.
+///
+/// The built-in catalogue's rates are the suspect limits of WMO's step test for weather stations (I. Zahumenský, Guidelines on Quality
+/// Control Procedures for Data from Automatic Weather Stations, WMO CBS 2004: 3 °C, 10 %, 0.5 hPa and 20 m/s within a minute); stuck
+/// values and spikes are tests of the same guidelines and of QARTOD, with limits wide enough for hourly values and for sensors of coarse
+/// resolution; the limit of humidity lies between what makers of optical particle sensors give (Nova SDS011 70 %, Alphasense OPC-N3 95 %).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct QualityRules {
+    /// Numbers that sensors send in place of a value, in the canonical unit. Where a value is not plausible anyway, they count in the
+    /// sender's unit too.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub error_codes: Vec<f64>,
+    /// The same value for too long. Not for states and counts; `min` and `max` may last for ever: no wind, humidity of 100 %.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stuck: Option<StuckRule>,
+    /// A lone jump away and back. Only for gauges that are no angles.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spike: Option<SpikeRule>,
+    /// Fastest plausible change within a minute, in the canonical unit; readings closer together may differ by as much. Only for
+    /// gauges that are no angles.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_max_per_minute: Option<f64>,
+    /// Relative humidity in per cent above which optical sensors count droplets. Devices registered as `reference` dry the air first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub humidity_max: Option<f64>,
+    /// Disagreement with the stations around. Only for gauges that are no angles.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub neighbours: Option<NeighboursRule>,
+}
+
+/// The same value is suspect once it was read more often **and** for longer than this.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StuckRule {
+    /// Readings.
+    #[schemars(range(min = 1))]
+    pub readings: u16,
+    /// Minutes of phenomenon time.
+    #[schemars(range(min = 1))]
+    pub minutes: u32,
+}
+
+/// A value is a spike where it lies further from the median of the last ones than both limits, and as far from the last one: a
+/// second reading that confirms the first is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SpikeRule {
+    /// How many values before it are looked at.
+    #[schemars(range(min = 3, max = 7))]
+    pub window: u8,
+    /// Distance in robust standard deviations of the window (1.4826 times the median absolute deviation).
+    pub deviations: f64,
+    /// Distance in the canonical unit.
+    pub floor: f64,
+}
+
+/// A value disagrees with the nearest stations where it lies further from their median than `floor` and than five robust standard
+/// deviations of theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NeighboursRule {
+    /// Stations further away, in metres, say nothing.
+    pub radius_m: f64,
+    /// Distance in the canonical unit.
+    pub floor: f64,
+}
+
+impl QualityRules {
+    /// Values that a spike's window may have.
+    pub const WINDOW_MAX: usize = 7;
+
+    /// Whether nothing is checked.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// What contradicts itself, or the sort of property.
+    fn problem(&self, kind: Kind, summary: Summary) -> Option<&'static str> {
+        let positive = |number: f64| number > 0.0 && number.is_finite();
+        if self.error_codes.iter().any(|code| !code.is_finite()) {
+            return Some("an error code is a finite number");
+        }
+        if self.stuck.is_some() && matches!(kind, Kind::State | Kind::Count) {
+            return Some("states and counts may stay as they are: they cannot be stuck");
+        }
+        let is_line = kind == Kind::Gauge && matches!(summary, Summary::Arithmetic | Summary::Energetic);
+        if !is_line && (self.spike.is_some() || self.rate_max_per_minute.is_some() || self.neighbours.is_some()) {
+            return Some("spike, rate and neighbours are for gauges that are no angles");
+        }
+        if self.stuck.is_some_and(|stuck| stuck.readings == 0 || stuck.minutes == 0) {
+            return Some("stuck needs readings and minutes above zero");
+        }
+        if self.spike.is_some_and(|spike| {
+            !(3..=Self::WINDOW_MAX).contains(&usize::from(spike.window)) || !positive(spike.deviations) || !positive(spike.floor)
+        }) {
+            return Some("spike needs a window of 3 to 7, deviations and floor above zero");
+        }
+        if self.rate_max_per_minute.is_some_and(|rate| !positive(rate)) {
+            return Some("the rate must be above zero");
+        }
+        if self.humidity_max.is_some_and(|humidity| !(0.0..=100.0).contains(&humidity)) {
+            return Some("a relative humidity lies in 0 to 100 %");
+        }
+        if self.neighbours.is_some_and(|neighbours| !positive(neighbours.radius_m) || !positive(neighbours.floor)) {
+            return Some("neighbours need radius and floor above zero");
+        }
+        None
+    }
 }
 
 impl Property {
@@ -191,6 +305,9 @@ impl Catalogue {
             if property.states.keys().any(|code| code.parse::<i32>().is_err()) {
                 return Err(problem("a state's code is a whole number"));
             }
+            if let Some(contradiction) = property.quality.problem(property.kind, property.summary) {
+                return Err(problem(contradiction));
+            }
             if by_id.insert(property.id.clone(), PropertyIndex(index)).is_some() {
                 return Err(problem("the id appears twice"));
             }
@@ -228,6 +345,53 @@ mod tests {
         let catalogue = Catalogue::parse(BUILT_IN).unwrap();
         let pm10 = catalogue.get(catalogue.find("pm10").unwrap());
         assert_eq!((pm10.unit.as_str(), pm10.domain), ("ug/m3", Domain::Environment));
+    }
+
+    #[test]
+    fn rules_that_make_no_sense_are_refused() {
+        let catalogue = |kind: &str, summary: &str, quality: &str| {
+            let states = if kind == "state" { r#", "states": {"0": {"id": "off", "title": {"it": "a", "en": "a"}}}"# } else { "" };
+            Catalogue::parse(&format!(
+                r#"[{{"id": "x", "title": {{"it": "x", "en": "x"}}, "domain": "environment", "unit": "1", "kind": "{kind}", "summary": "{summary}",
+                "min": 0, "max": 1, "resolution": 1, "interval_s": 60, "in_time": "mean", "across": "mean", "quality": {quality}{states}}}]"#
+            ))
+        };
+        for (kind, summary, quality, expected) in [
+            ("gauge", "arithmetic", r#"{"stuck": {"readings": 3, "minutes": 9}, "rate_max_per_minute": 1}"#, ""),
+            ("count", "arithmetic", r#"{"error_codes": [-1]}"#, ""),
+            (
+                "count",
+                "arithmetic",
+                r#"{"stuck": {"readings": 3, "minutes": 9}}"#,
+                "x: states and counts may stay as they are: they cannot be stuck",
+            ),
+            (
+                "state",
+                "coded",
+                r#"{"stuck": {"readings": 3, "minutes": 9}}"#,
+                "x: states and counts may stay as they are: they cannot be stuck",
+            ),
+            ("gauge", "circular", r#"{"rate_max_per_minute": 1}"#, "x: spike, rate and neighbours are for gauges that are no angles"),
+            (
+                "counter",
+                "arithmetic",
+                r#"{"spike": {"window": 5, "deviations": 4, "floor": 1}}"#,
+                "x: spike, rate and neighbours are for gauges that are no angles",
+            ),
+            ("gauge", "arithmetic", r#"{"stuck": {"readings": 0, "minutes": 9}}"#, "x: stuck needs readings and minutes above zero"),
+            (
+                "gauge",
+                "arithmetic",
+                r#"{"spike": {"window": 8, "deviations": 4, "floor": 1}}"#,
+                "x: spike needs a window of 3 to 7, deviations and floor above zero",
+            ),
+            ("gauge", "arithmetic", r#"{"rate_max_per_minute": 0}"#, "x: the rate must be above zero"),
+            ("gauge", "arithmetic", r#"{"humidity_max": 101}"#, "x: a relative humidity lies in 0 to 100 %"),
+            ("gauge", "arithmetic", r#"{"neighbours": {"radius_m": 0, "floor": 1}}"#, "x: neighbours need radius and floor above zero"),
+        ] {
+            let problem = catalogue(kind, summary, quality).err().map_or(String::new(), |error| error.to_string());
+            assert_eq!(problem, expected, "{kind} {quality}");
+        }
     }
 
     #[test]

@@ -5,8 +5,12 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::{DeviceId, DeviceKind, Domain, RegistrationDocument, Vocabulary};
 
-const BOUNDS: TimeBounds =
-    TimeBounds { past_max: Duration::from_hours(24 * 365), future_max: Duration::from_hours(24), skew_max: Duration::from_mins(5) };
+const BOUNDS: TimeBounds = TimeBounds {
+    past_max: Duration::from_hours(24 * 365),
+    past_trusted_max: None,
+    future_max: Duration::from_hours(24),
+    skew_max: Duration::from_mins(5),
+};
 
 fn received() -> Timestamp {
     "2026-03-01T08:00:00Z".parse().unwrap()
@@ -148,4 +152,16 @@ proptest! {
         prop_assert_eq!(observations.len() + faults.len(), 1);
         prop_assert!(observations.iter().all(|observation| observation.value.is_finite()));
     }
+}
+
+#[test]
+fn age_alone_is_suspect_only_where_a_source_says_so() {
+    let day = Duration::from_hours(24);
+    let flags = |age: Duration, past_trusted_max: Option<Duration>| {
+        check_time(received().minus(age), received(), &TimeBounds { past_trusted_max, ..BOUNDS }).map(Flags::names)
+    };
+    assert_eq!(flags(day * 364, None), Ok(vec![]));
+    assert_eq!(flags(day * 2, Some(day * 2)), Ok(vec![]));
+    assert_eq!(flags(day * 2 + Duration::from_secs(1), Some(day * 2)), Ok(vec!["past"]));
+    assert!(flags(day * 366, Some(day * 2)).is_err_and(|detail| detail.contains("back")));
 }

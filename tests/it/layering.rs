@@ -5,16 +5,17 @@ use std::path::{Path, PathBuf};
 
 /// What each module of the crate may name with `crate::`, beside itself. Foundations are `model`, `config`, `state` and
 /// `metrics`; stages know foundations only, and `app` joins the stages.
-const ALLOWED: [(&str, &[&str]); 19] = [
+const ALLOWED: [(&str, &[&str]); 20] = [
     ("model", &[]),
-    // A subscription's section names its decoder.
-    ("config", &["model", "decode"]),
+    // A subscription's section names its decoder, that of quality its checks.
+    ("config", &["model", "decode", "quality"]),
     ("state", &["model"]),
     ("metrics", &["model"]),
     ("ingest", &["model"]),
     ("decode", &["model"]),
     ("normalise", &["model"]),
-    ("intake", &["model", "state"]),
+    ("quality", &["model", "state"]),
+    ("intake", &["model", "state", "quality"]),
     ("store", &["model", "config", "state", "metrics"]),
     ("query", &["model", "config", "state", "metrics", "store"]),
     ("mapping", &["model", "decode"]),
@@ -22,7 +23,22 @@ const ALLOWED: [(&str, &[&str]); 19] = [
     ("api", &["model", "config", "state", "metrics", "ingest", "decode", "mapping", "normalise", "intake", "store", "query", "alert"]),
     (
         "app",
-        &["model", "config", "state", "metrics", "ingest", "decode", "mapping", "normalise", "intake", "store", "query", "alert", "api"],
+        &[
+            "model",
+            "config",
+            "state",
+            "metrics",
+            "ingest",
+            "decode",
+            "mapping",
+            "normalise",
+            "quality",
+            "intake",
+            "store",
+            "query",
+            "alert",
+            "api",
+        ],
     ),
     ("demo", &["model", "config", "app", "alert"]),
     // The pure core of questions.

@@ -23,6 +23,7 @@ mod layering;
 mod material;
 mod model;
 mod overload;
+mod quality;
 mod registry;
 mod repair;
 mod schemas;

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::support::{Broker, Conca, Identity, Setup, Store, wait_until};
 
 /// A file of the material; none where there is no material and that is allowed.
-fn material(test: &str, path: &str) -> Option<PathBuf> {
+pub(crate) fn material(test: &str, path: &str) -> Option<PathBuf> {
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/material");
     let folder = std::env::var_os("CONCA_MATERIAL").map_or(beside, PathBuf::from);
     if folder.is_dir() {
@@ -24,7 +24,7 @@ fn material(test: &str, path: &str) -> Option<PathBuf> {
     }
     assert!(std::env::var("CI").as_deref() != Ok("true"), "CI must have the material: there is no folder {}", folder.display());
     // Past the capture of tests that succeed: what is left out must be seen.
-    drop(writeln!(std::io::stderr(), "left out: material::{test}, since there is no folder {}", folder.display()));
+    drop(writeln!(std::io::stderr(), "left out: {test}, since there is no folder {}", folder.display()));
     None
 }
 
@@ -129,11 +129,11 @@ fn check_means(answer: &serde_json::Value, expected: &BTreeMap<String, (f64, u64
 
 #[test]
 fn air_in_an_italian_city_2004() {
-    let Some(data) = material("air_in_an_italian_city_2004", "datasets/uci-airquality-italy-2004.csv.gz") else { return };
+    let Some(data) = material("material::air_in_an_italian_city_2004", "datasets/uci-airquality-italy-2004.csv.gz") else { return };
     let sizes = ["1h", "1d", "1mo"];
     let properties = [("co", 2), ("no2", 9), ("temperature", 12), ("humidity", 13)];
     let questions = properties.iter().flat_map(|(property, _column)| sizes.map(|size| {
-        format!("/v1/aggregates?property={property}&window={size}&in_time=mean&zone=Europe/Rome&from=2004-03-01T00:00:00%2B01:00&to=2005-05-01T00:00:00%2B02:00&group_by=device")
+        format!("/v1/aggregates?property={property}&window={size}&in_time=mean&zone=Europe/Rome&from=2004-03-01T00:00:00%2B01:00&to=2005-05-01T00:00:00%2B02:00&group_by=device&quality=any")
     }));
     let questions: Vec<String> = questions.collect();
     let (rows, answers) = check(&data, "uci-airquality-italy-2004.toml", u64::MAX, |conca| {
@@ -156,7 +156,9 @@ fn air_in_an_italian_city_2004() {
 
 #[test]
 fn weather_in_customary_units_2013() {
-    let Some(data) = material("weather_in_customary_units_2013", "datasets/nycflights13-weather-hourly-2013.csv.gz") else { return };
+    let Some(data) = material("material::weather_in_customary_units_2013", "datasets/nycflights13-weather-hourly-2013.csv.gz") else {
+        return;
+    };
     let (rows, ()) = check(&data, "nycflights13-weather-hourly-2013.toml", 4_000, |_conca| ());
     let time: jiff::Timestamp = "2013-01-01T06:00:00Z".parse().unwrap();
     let at = |property: &str| rows.get(&("asos-EWR".to_owned(), property.to_owned(), time.as_microsecond())).copied();
@@ -166,7 +168,7 @@ fn weather_in_customary_units_2013() {
 
 #[test]
 fn districts_hold_the_same_places_whichever_way_their_rings_run() {
-    const TEST: &str = "districts_hold_the_same_places_whichever_way_their_rings_run";
+    const TEST: &str = "material::districts_hold_the_same_places_whichever_way_their_rings_run";
     let Some(path) = material(TEST, "geo/palermo_districts_approximate.geojson") else { return };
     let text = std::fs::read_to_string(path).unwrap();
     let mut reversed: serde_json::Value = serde_json::from_str(&text).unwrap();

@@ -20,6 +20,7 @@ use crate::model::{
     Service, SourceName, Timestamp, Value, Vocabulary,
 };
 use crate::normalise::{Normaliser, TimeBounds};
+use crate::quality::Checks;
 use crate::state::Database;
 use crate::store::{Chunk, Detail, LakeSettings, Maintenance, Order, Selection};
 
@@ -88,7 +89,8 @@ impl City {
     /// Takes readings in one commit, as if they had come now.
     fn hear(&self, told: &[Told]) {
         let received = self.clock.now();
-        let bounds = TimeBounds { past_max: seconds(86_400 * 3_650), future_max: seconds(86_400), skew_max: seconds(300) };
+        let bounds =
+            TimeBounds { past_max: seconds(86_400 * 3_650), past_trusted_max: None, future_max: seconds(86_400), skew_max: seconds(300) };
         let entry = |told: &Told| {
             let message = Message {
                 source: SourceName::try_from("main").unwrap(),
@@ -129,7 +131,14 @@ impl City {
             }
         }
         let mut turn = self.database.turn();
-        let step = intake::step(self.database.live(), &Repeats::new(10, []), Limits { devices_max: 1_000 }, |_replay| false, &entries);
+        let step = intake::step(
+            self.database.live(),
+            &Repeats::new(10, []),
+            &Checks::default(),
+            Limits { devices_max: 1_000 },
+            |_replay| false,
+            &entries,
+        );
         turn.commit(step.commit).unwrap();
     }
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conca::intake::{self, Entry, Limits, Repeats};
-use conca::model::{Catalogue, Districts, Timestamp};
+use conca::model::{Catalogue, Districts, Flags, Timestamp};
+use conca::quality::Checks;
 use conca::state::{AlertFilter, Counts, Database, QuarantineFilter, QuarantineRow, Reader};
 use conca::store::{Detail, Lake, LakeError, LakeSettings, Maintenance, Order, Selection};
 use futures::StreamExt as _;
@@ -89,6 +90,12 @@ impl Store {
     /// Everything that is stored; each identity must be there once.
     #[track_caller]
     pub(crate) fn rows(&self) -> BTreeMap<Identity, f64> {
+        self.observations(false).into_iter().map(|(identity, (value, _flags))| (identity, value)).collect()
+    }
+
+    /// Values with their flags; each identity must be there once.
+    #[track_caller]
+    pub(crate) fn observations(&self, trusted: bool) -> BTreeMap<Identity, (f64, Flags)> {
         let selection = Selection {
             properties: Vec::new(),
             from: Timestamp::MIN,
@@ -96,7 +103,7 @@ impl Store {
             devices: None,
             districts: Vec::new(),
             area: None,
-            trusted: false,
+            trusted,
         };
         let _inside = self.runtime.enter();
         let mut chunks = self.lake.scan(selection, Order::Any, Detail::Numbers).unwrap();
@@ -108,7 +115,8 @@ impl Store {
                 let device = live.device(conca::state::DeviceIndex(chunk.device[row])).id.to_string();
                 let property = self.catalogue.get(conca::model::PropertyIndex(chunk.property[row])).id.clone();
                 let identity = (device, property, chunk.time[row]);
-                assert!(rows.insert(identity.clone(), chunk.value[row]).is_none(), "stored twice: {identity:?}");
+                let observed = (chunk.value[row], Flags::from_bits_retain(chunk.flags[row]));
+                assert!(rows.insert(identity.clone(), observed).is_none(), "stored twice: {identity:?}");
             }
         }
         rows
@@ -130,12 +138,18 @@ impl Store {
         self.runtime.block_on(self.lake.merge())
     }
 
-    /// Takes in a batch of messages, as the writer does.
+    /// Takes in a batch of messages, as the writer does, without any check.
     pub(crate) fn receive(&self, entries: &[Entry]) {
+        self.receive_checked(&mut Checks::default(), entries);
+    }
+
+    /// Takes in a batch of messages, as the writer does.
+    pub(crate) fn receive_checked(&self, checks: &mut Checks, entries: &[Entry]) {
         let mut turn = self.database.turn();
         let repeats = Repeats::new(1, []);
-        let step = intake::step(self.database.live(), &repeats, Limits { devices_max: 1_000 }, |_replay| false, entries);
+        let step = intake::step(self.database.live(), &repeats, checks, Limits { devices_max: 1_000 }, |_replay| false, entries);
         turn.commit(step.commit).unwrap();
+        checks.learn(step.histories);
     }
 
     /// Puts files together wherever there are two.
