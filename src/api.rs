@@ -81,7 +81,7 @@ use crate::mapping::Mapper;
 use crate::metrics::Metrics;
 use crate::model::{Catalogue, Clock, Districts, Timestamp};
 use crate::state::{Database, Reader};
-use crate::store::{Keeper, Lake};
+use crate::store::{History, Influx, Keeper, Lake};
 use problem::Problem;
 
 /// The interface cannot be served.
@@ -108,8 +108,12 @@ pub struct Context {
     pub database: Arc<Database>,
     /// Looks at the state database's file. Blocking.
     pub reader: Arc<Reader>,
-    /// The store that answers.
+    /// The embedded store.
     pub lake: Arc<Lake>,
+    /// The other store, where the city has it.
+    pub influx: Option<Arc<Influx>>,
+    /// The store that answers.
+    pub history: History,
     /// What the lake's upkeep says of itself.
     pub keeper: Arc<Keeper>,
     /// Rules and alerts.

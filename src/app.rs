@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::alert::{Desk, DeskError};
 use crate::api::{self, ApiError, Context};
-use crate::config::{self, Config};
+use crate::config::{self, Config, StoreName};
 use crate::decode;
 use crate::ingest::{self, IngestError, Listening, SourceStatus};
 use crate::intake::{self, Gate, GateLimits, Repeats};
@@ -33,7 +33,9 @@ use crate::model::{Catalogue, CatalogueError, Clock, Districts, DistrictsError, 
 use crate::normalise::{Normaliser, TimeBounds};
 use crate::quality::{self, Check, Checks, Neighbourhood};
 use crate::state::{Database, Live, Reader, StateError};
-use crate::store::{Keeper, Lake, LakeError, LakeSettings, Schedule};
+use crate::store::{
+    Follower, History, Influx, InfluxError, InfluxSettings, Keeper, Lake, LakeError, LakeSettings, STORE_INFLUXDB, Schedule,
+};
 
 /// Batches between converter and writer.
 const BATCHES: usize = 2;
@@ -77,6 +79,9 @@ pub enum AppError {
     /// The lake.
     #[error("cannot open the lake")]
     Lake(#[from] LakeError),
+    /// InfluxDB.
+    #[error("InfluxDB cannot be used")]
+    Influx(#[from] InfluxError),
     /// The rules.
     #[error("cannot take up the alert rules")]
     Rules(#[from] DeskError),
@@ -171,6 +176,21 @@ impl Service {
             Lake::open(&config.node.data, Arc::clone(&database), Arc::clone(&catalogue), Arc::clone(&districts), lake_settings(&config))
                 .await?;
         let lake = Arc::new(lake);
+        let influx = match (config.stores.contains(&StoreName::Influxdb), influx_settings(&config.influxdb)) {
+            (true, Some(settings)) => {
+                let live = Arc::clone(database.live());
+                Some(Arc::new(Influx::new(settings, live, Arc::clone(&catalogue), Arc::clone(&districts))?))
+            }
+            _ => {
+                // What it would still need must not hold back the log.
+                database.turn().detach(STORE_INFLUXDB)?;
+                None
+            }
+        };
+        let history = match (&influx, config.query_store) {
+            (Some(influx), StoreName::Influxdb) => History::Influx(Arc::clone(influx)),
+            _ => History::Lake(Arc::clone(&lake)),
+        };
         let rules = config.alerts.rules.as_deref();
         let desk = Desk::open(Arc::clone(&database), Arc::clone(&catalogue), Arc::clone(&districts), Arc::clone(&clock), &work, rules)?;
         let desk = Arc::new(desk);
@@ -212,7 +232,9 @@ impl Service {
             districts: Arc::clone(&districts),
             database: Arc::clone(&database),
             reader,
-            lake,
+            lake: Arc::clone(&lake),
+            influx: influx.clone(),
+            history,
             keeper: Arc::clone(&keeper),
             desk: Arc::clone(&desk),
             gate: Arc::clone(&gate),
@@ -234,6 +256,14 @@ impl Service {
             keeper.run(stop).await;
             ("the lake's keeper", Ok(()))
         });
+        if let Some(influx) = influx {
+            let follower = Follower::new(influx, lake, Arc::clone(&database), Arc::clone(&clock))?;
+            let stop = service.stop_background.clone();
+            service.background.spawn(async move {
+                follower.run(stop).await;
+                ("the follower for InfluxDB", Ok(()))
+            });
+        }
         let (ticking, heard, stop, every) =
             (Arc::clone(&desk), Arc::clone(&listening), service.stop_background.clone(), config.alerts.tick.0);
         let ticker_clock = Arc::clone(&clock);
@@ -439,6 +469,21 @@ fn lake_settings(config: &Config) -> LakeSettings {
         digests: config.intake.digests_kept,
         merge_rows_max: MERGE_ROWS_MAX,
     }
+}
+
+/// None without a token, which the check of the configuration asks for.
+fn influx_settings(config: &config::InfluxDb) -> Option<InfluxSettings> {
+    Some(InfluxSettings {
+        url: config.url.clone(),
+        org: config.org.clone(),
+        bucket: config.bucket.clone(),
+        token: config.token.clone()?,
+        kept: config.kept.0,
+        batch_lines_max: config.batch_lines,
+        timeout: config.timeout.0,
+        backoff_max: config.backoff_max.0,
+        log_bytes_max: config.log_mib_max << 20,
+    })
 }
 
 fn schedule(config: &Config) -> Schedule {

@@ -50,9 +50,13 @@ fn listed(problems: &[Problem]) -> String {
 }
 
 /// The whole configuration. Every section and key may be left out.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
+    /// The stores that follow the log. The lake is always one of them: it settles what comes late.
+    pub stores: Vec<StoreName>,
+    /// The store that answers questions.
+    pub query_store: StoreName,
     /// This process and its folder.
     pub node: Node,
     /// What is particular to the city.
@@ -65,6 +69,8 @@ pub struct Config {
     pub intake: Intake,
     /// The embedded store.
     pub lake: Lake,
+    /// InfluxDB 2, where it is one of the stores.
+    pub influxdb: InfluxDb,
     /// What questions may cost.
     pub query: Query,
     /// Alert rules.
@@ -288,6 +294,47 @@ pub struct Lake {
     pub vacuum_after: DurationText,
 }
 
+/// A store by its name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum StoreName {
+    /// The embedded one.
+    #[default]
+    Lake,
+    /// InfluxDB 2.
+    Influxdb,
+}
+
+/// InfluxDB 2.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct InfluxDb {
+    /// Its address, `http://…` or `https://…`.
+    pub url: String,
+    /// The organisation.
+    pub org: String,
+    /// The bucket of observations; made where it is not there.
+    pub bucket: String,
+    /// A file that holds the token. The environment variable `CONCA_INFLUXDB_TOKEN` goes before it.
+    pub token_file: Option<PathBuf>,
+    /// How long a bucket that is made keeps observations. 0s means for ever.
+    pub kept: DurationText,
+    /// Lines of one write.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub batch_lines: usize,
+    /// How long one request may take, to write or to begin an answer.
+    pub timeout: DurationText,
+    /// Longest pause between two tries.
+    pub backoff_max: DurationText,
+    /// How much of the log is kept while InfluxDB is away, in MiB on the disk. Beyond, the log goes on without it, and the lake is
+    /// copied once it is back.
+    #[schemars(range(min = 1))]
+    pub log_mib_max: u64,
+    /// The token, once it is found; never in the file.
+    #[serde(skip)]
+    pub token: Option<Secret>,
+}
+
 /// What questions may cost.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -408,7 +455,10 @@ mod default {
 
     use std::time::Duration;
 
-    use super::{Alerts, Api, DurationText, HttpSource, Ingest, Intake, Lake, Log, LogFormat, Node, Quality, Query, Subscription};
+    use super::{
+        Alerts, Api, City, Config, DurationText, HttpSource, InfluxDb, Ingest, Intake, Lake, Log, LogFormat, Node, Quality, Query,
+        StoreName, Subscription,
+    };
     use crate::decode::Decoder;
     use crate::model::SourceName;
     use crate::quality::Check;
@@ -459,6 +509,26 @@ mod default {
 
     pub(super) fn subscriptions() -> Vec<Subscription> {
         vec![Subscription { topic: "conca/v1/#".to_owned(), qos: 1, share: None, decoder: Decoder::V1, names: None }]
+    }
+
+    impl Default for Config {
+        fn default() -> Self {
+            Self {
+                stores: vec![StoreName::Lake],
+                query_store: StoreName::Lake,
+                node: Node::default(),
+                city: City::default(),
+                ingest: Ingest::default(),
+                quality: Quality::default(),
+                intake: Intake::default(),
+                lake: Lake::default(),
+                influxdb: InfluxDb::default(),
+                query: Query::default(),
+                alerts: Alerts::default(),
+                api: Api::default(),
+                log: Log::default(),
+            }
+        }
     }
 
     impl Default for Node {
@@ -520,6 +590,23 @@ mod default {
                 maintain_every: seconds(60),
                 kept: seconds(0),
                 vacuum_after: seconds(3_600),
+            }
+        }
+    }
+
+    impl Default for InfluxDb {
+        fn default() -> Self {
+            Self {
+                url: "http://127.0.0.1:8086".to_owned(),
+                org: "city".to_owned(),
+                bucket: "conca".to_owned(),
+                token_file: None,
+                kept: seconds(0),
+                batch_lines: 10_000,
+                timeout: seconds(30),
+                backoff_max: seconds(30),
+                log_mib_max: 4_096,
+                token: None,
             }
         }
     }
@@ -605,6 +692,14 @@ impl Config {
         if self.city.time_zone.is_empty() {
             "Europe/Rome".clone_into(&mut self.city.time_zone);
         }
+        self.influxdb.token = match (environment("CONCA_INFLUXDB_TOKEN"), &self.influxdb.token_file) {
+            (Some(token), _) => Some(Secret::new(token)),
+            (None, Some(path)) => {
+                let key = "influxdb.token_file".to_owned();
+                secret_of(path).map_err(|problem| problems.push(Problem { key, problem })).ok()
+            }
+            (None, None) => None,
+        };
         for (index, source) in self.ingest.sources.iter_mut().enumerate() {
             let variable = |what: &str| {
                 let name: String = source
@@ -619,14 +714,10 @@ impl Config {
             source.user = source.user.take().or_else(|| variable("USER"));
             source.password = match (password, &source.password_file) {
                 (Some(password), _) => Some(Secret::new(password)),
-                (None, Some(path)) => match std::fs::read_to_string(path) {
-                    Ok(text) => Some(Secret::new(text.trim_end_matches(['\r', '\n']).to_owned())),
-                    Err(error) => {
-                        let problem = format!("cannot read {}: {error}", path.display());
-                        problems.push(Problem { key: format!("ingest.sources[{index}].password_file"), problem });
-                        None
-                    }
-                },
+                (None, Some(path)) => {
+                    let key = format!("ingest.sources[{index}].password_file");
+                    secret_of(path).map_err(|problem| problems.push(Problem { key, problem })).ok()
+                }
                 (None, None) => None,
             };
             if source.client_id.is_none() {
@@ -634,6 +725,12 @@ impl Config {
             }
         }
     }
+}
+
+/// The content of a file that holds a secret.
+fn secret_of(path: &Path) -> Result<Secret, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    Ok(Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()))
 }
 
 #[cfg(test)]

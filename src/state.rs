@@ -17,8 +17,8 @@ mod rhythm;
 
 pub use block::{Block, Lane, Origin, Place, Rows};
 pub use database::{
-    AlertChange, Commit, ConditionRow, Database, Discard, FollowerPosition, MergePlan, NewDevice, NewRules, NewSeries, Quarantined,
-    Restored, RestoredWork, StateError, Trim, Turn,
+    AlertChange, Attachment, Commit, ConditionRow, Database, Discard, FollowerPosition, LAKE, MergePlan, NewDevice, NewRules, NewSeries,
+    Quarantined, Restored, RestoredWork, StateError, Trim, Turn,
 };
 pub use ledger::{Counts, LedgerKey, LedgerMoves};
 pub use live::{Device, DeviceIndex, Event, Latest, Live, MOVE_M, Mark, Moves, Series, SeriesIndex, State, Tail};

@@ -96,7 +96,7 @@ pub(super) fn properties(query: &mut Query, context: &Context) -> Vec<PropertyIn
 /// Who answers.
 pub(super) fn answers(context: &Context) -> Answers {
     Answers::new(
-        Arc::clone(&context.lake),
+        context.history.clone(),
         Arc::clone(context.database.live()),
         Arc::clone(&context.catalogue),
         Arc::clone(&context.districts),

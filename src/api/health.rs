@@ -14,11 +14,12 @@ use super::formats;
 use super::params::Params;
 use super::problem::{Errors, Problem};
 use super::{Context, Shared};
+use crate::config::StoreName;
 use crate::ingest::SourceStatus;
 use crate::intake::{self, Pause};
 use crate::model::Timestamp;
 use crate::state::Counts;
-use crate::store::LakeStatus;
+use crate::store::{InfluxStatus, LakeStatus};
 
 /// What a broker that drops messages of its own means for whoever reads this.
 const DROPS: &str = "the broker dropped messages before they reached this server, which cannot bring them back: \
@@ -66,6 +67,11 @@ struct Status {
     intake: IntakeState,
     log: LogState,
     lake: LakeState,
+    /// InfluxDB, where it is one of the stores.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    influxdb: Option<InfluxState>,
+    /// The store that answers questions.
+    query_store: StoreName,
     devices: Bounded,
     /// Active alerts.
     alerts_active: usize,
@@ -249,12 +255,43 @@ impl Status {
                 late: lake.position.late,
                 failure,
             },
+            influxdb: context.influx.as_ref().map(|influx| InfluxState::of(influx.status())),
+            query_store: config.query_store,
             devices: Bounded { count: devices, max: config.intake.devices_max },
             alerts_active: context.desk.active_count(),
             disk_free_bytes: intake::disk_free(&config.node.data),
             memory_bytes: super::metrics::resident_bytes(),
             ledger: LedgerTotal { total, balances: total.balances() },
         }
+    }
+}
+
+/// InfluxDB as a follower of the log.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+struct InfluxState {
+    /// Bytes of the log that it does not have yet.
+    behind_bytes: u64,
+    /// Up to which phenomenon time it has what the lake had when it was attached; absent once it has all of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    copied: Option<Timestamp>,
+    /// Points written since the program started.
+    written: u64,
+    /// Points that it refused since then; they are in the quarantine.
+    refused: u64,
+    /// What fails, until it succeeds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    /// Since when it fails.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    since: Option<Timestamp>,
+}
+
+impl InfluxState {
+    fn of(InfluxStatus { behind_bytes, copied, written, refused, failure }: InfluxStatus) -> Self {
+        let (error, since) = failure.unzip();
+        Self { behind_bytes, copied, written, refused, error, since }
     }
 }
 

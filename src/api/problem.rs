@@ -435,7 +435,7 @@ impl From<LakeError> for Problem {
             }
             LakeError::State(error) => error.into(),
             LakeError::Stopped => Self::new(Kind::Stopping, ""),
-            LakeError::Delta(_) => Self::logged(Kind::StoreUnavailable, &error),
+            LakeError::Delta(_) | LakeError::Influx(_) => Self::logged(Kind::StoreUnavailable, &error),
             LakeError::Location(_) | LakeError::Sync(_) | LakeError::Query(_) | LakeError::Unknown { .. } => Self::internal(&error),
         }
     }

@@ -22,7 +22,7 @@ use crate::model::{Catalogue, Clock, Districts, ManualClock, Message, Service, S
 use crate::normalise::{Normaliser, TimeBounds};
 use crate::quality::Checks;
 use crate::state::{Database, Reader};
-use crate::store::{Keeper, Lake, LakeSettings, Schedule};
+use crate::store::{History, Keeper, Lake, LakeSettings, Schedule};
 
 mod alerts;
 mod connections;
@@ -115,7 +115,9 @@ impl Town {
             districts: Arc::clone(&districts),
             database,
             reader,
+            history: History::Lake(Arc::clone(&lake)),
             lake,
+            influx: None,
             keeper: Arc::new(keeper),
             desk: Arc::new(desk),
             gate: Arc::new(Gate::new(limits)),

@@ -6,7 +6,7 @@ use hashbrown::HashSet;
 use serde_json::Value;
 use url::Url;
 
-use super::{Config, Source};
+use super::{Config, Source, StoreName};
 use crate::decode::TopicPattern;
 use crate::model::SourceName;
 
@@ -74,6 +74,7 @@ pub(super) fn values(config: &Config, problems: &mut Vec<Problem>) {
             report(key, "must be above zero");
         }
     }
+    influxdb(config, &mut report);
     if config.intake.linger.0.as_millis() > 1_000 {
         report("intake.linger", "must not exceed 1s: acknowledgements wait for it");
     }
@@ -107,6 +108,35 @@ pub(super) fn values(config: &Config, problems: &mut Vec<Problem>) {
         }
     }
     api(config, &mut report);
+}
+
+fn influxdb(config: &Config, report: &mut impl FnMut(&str, &str)) {
+    if !config.stores.contains(&StoreName::Lake) {
+        report("stores", "must contain \"lake\": it settles what comes late");
+    }
+    if !config.stores.contains(&config.query_store) {
+        report("query_store", "is none of the stores");
+    }
+    if !config.stores.contains(&StoreName::Influxdb) {
+        return;
+    }
+    let settings = &config.influxdb;
+    if !Url::parse(&settings.url).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.host_str().is_some()) {
+        report("influxdb.url", "is no http or https address");
+    }
+    for (key, text) in [("influxdb.org", &settings.org), ("influxdb.bucket", &settings.bucket)] {
+        if text.is_empty() {
+            report(key, "must not be empty");
+        }
+    }
+    if settings.token.is_none() {
+        report("influxdb.token_file", "no token: set CONCA_INFLUXDB_TOKEN, or name a file that holds it");
+    }
+    for (key, duration) in [("influxdb.timeout", settings.timeout), ("influxdb.backoff_max", settings.backoff_max)] {
+        if duration.0.is_zero() {
+            report(key, "must be above zero");
+        }
+    }
 }
 
 fn source_problems(source: &Source) -> Vec<(&'static str, String)> {

@@ -359,13 +359,15 @@ pub enum Reason {
     Unmapped,
     /// The city already has as many devices as are allowed.
     TooManyDevices,
+    /// A store that follows the log refuses it; the lake has it.
+    RefusedByStore,
     /// Made the program panic: a fault of ours, reported as an error.
     Panic,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Topic,
         Self::Name,
         Self::TooLarge,
@@ -386,6 +388,7 @@ impl Reason {
         Self::Unsupported,
         Self::Unmapped,
         Self::TooManyDevices,
+        Self::RefusedByStore,
         Self::Panic,
     ];
 
@@ -412,6 +415,7 @@ impl Reason {
             Self::Unsupported => "unsupported",
             Self::Unmapped => "unmapped",
             Self::TooManyDevices => "too-many-devices",
+            Self::RefusedByStore => "refused-by-store",
             Self::Panic => "panic",
         }
     }

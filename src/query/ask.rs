@@ -44,7 +44,7 @@ use super::window::WindowsError;
 use crate::config;
 use crate::model::{Catalogue, Clock, Districts};
 use crate::state::Live;
-use crate::store::{Lake, LakeError};
+use crate::store::{History, LakeError};
 
 /// A question is not answered.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +87,7 @@ pub enum AskError {
 /// Answers questions.
 #[derive(Debug)]
 pub struct Answers {
-    lake: Arc<Lake>,
+    history: History,
     live: Arc<Live>,
     catalogue: Arc<Catalogue>,
     districts: Arc<Districts>,
@@ -96,15 +96,15 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// Answers from the store and its log.
+    /// Answers from a store.
     pub fn new(
-        lake: Arc<Lake>,
+        history: History,
         live: Arc<Live>,
         catalogue: Arc<Catalogue>,
         districts: Arc<Districts>,
         clock: Arc<dyn Clock>,
         limits: config::Query,
     ) -> Self {
-        Self { lake, live, catalogue, districts, clock, limits }
+        Self { history, live, catalogue, districts, clock, limits }
     }
 }

@@ -20,9 +20,15 @@ use crate::model::{
 };
 
 /// What each version of the schema adds to the one before. A released version never changes.
-const MIGRATIONS: [&[&str]; 2] =
-    [&[include_str!("schema.sql")], &[include_str!("registry.sql"), include_str!("quarantine.sql"), include_str!("unmapped.sql")]];
+const MIGRATIONS: [&[&str]; 3] = [
+    &[include_str!("schema.sql")],
+    &[include_str!("registry.sql"), include_str!("quarantine.sql"), include_str!("unmapped.sql")],
+    &[include_str!("follower.sql")],
+];
 const SCHEMA_VERSION: usize = MIGRATIONS.len();
+
+/// The store whose tail of the log is held in memory.
+pub const LAKE: &str = "lake";
 
 /// The database cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -306,6 +312,15 @@ impl Database {
     }
 }
 
+/// How a store beside the lake follows the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// What it has of the log.
+    pub position: FollowerPosition,
+    /// Up to which phenomenon time it has what the lake had when it was attached; `None` once it has all of it.
+    pub copied: Option<Timestamp>,
+}
+
 /// What the stages need of what the file held at the start.
 #[derive(Debug, Default)]
 pub struct RestoredWork {
@@ -450,8 +465,7 @@ impl Turn<'_> {
             signed(trim.position.ordered),
             signed(trim.position.late)
         ])?;
-        transaction.prepare_cached("DELETE FROM log_ordered WHERE sequence <= ?1")?.execute(params![signed(trim.position.ordered)])?;
-        transaction.prepare_cached("DELETE FROM log_late WHERE sequence <= ?1")?.execute(params![signed(trim.position.late)])?;
+        forget_followed(&transaction)?;
         transaction
             .prepare_cached("DELETE FROM merge_plan WHERE store = ?1 AND late <= ?2")?
             .execute(params![trim.store, signed(trim.position.late)])?;
@@ -460,6 +474,37 @@ impl Turn<'_> {
         transaction.commit()?;
         live.trim(trim.position.ordered, trim.position.late);
         Ok(())
+    }
+
+    /// How a further store follows the log; `None` where it does not.
+    pub fn attachment(&self, store: &'static str) -> Result<Option<Attachment>, StateError> {
+        let found = self
+            .connection
+            .prepare_cached("SELECT ordered, late, copied FROM follower WHERE store = ?1")?
+            .query_row(params![store], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, Option<i64>>(2)?)))
+            .optional()?;
+        Ok(found.map(|(ordered, late, copied)| Attachment {
+            position: FollowerPosition { ordered: unsigned(ordered), late: unsigned(late) },
+            copied: copied.map(Timestamp::from_micros_clamped),
+        }))
+    }
+
+    /// Notes how far a further store has come: the log keeps what any store still needs.
+    pub fn attach(&mut self, store: &'static str, attachment: &Attachment) -> Result<(), StateError> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        transaction.prepare_cached("INSERT OR REPLACE INTO follower (store, ordered, late, copied) VALUES (?1, ?2, ?3, ?4)")?.execute(
+            params![store, signed(attachment.position.ordered), signed(attachment.position.late), attachment.copied.map(Timestamp::micros)],
+        )?;
+        forget_followed(&transaction)?;
+        Ok(transaction.commit()?)
+    }
+
+    /// Lets the log go on without a store that has fallen behind, or is no longer wanted.
+    pub fn detach(&mut self, store: &'static str) -> Result<(), StateError> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        transaction.prepare_cached("DELETE FROM follower WHERE store = ?1")?.execute(params![store])?;
+        forget_followed(&transaction)?;
+        Ok(transaction.commit()?)
     }
 
     /// Drops the oldest quarantined messages beyond `bytes_max` or older than `oldest`; returns how many.
@@ -508,6 +553,17 @@ impl Turn<'_> {
         let mut select = self.connection.prepare_cached("SELECT alert FROM alert WHERE id = ?1")?;
         Ok(select.query_row(params![id], |row| row.get(0)).optional()?)
     }
+}
+
+/// Deletes what every store has of the log.
+fn forget_followed(transaction: &Transaction<'_>) -> Result<(), StateError> {
+    for script in [
+        "DELETE FROM log_ordered WHERE sequence <= (SELECT min(ordered) FROM follower)",
+        "DELETE FROM log_late WHERE sequence <= (SELECT min(late) FROM follower)",
+    ] {
+        transaction.prepare_cached(script)?.execute([])?;
+    }
+    Ok(())
 }
 
 fn insert_devices(transaction: &Transaction<'_>, commit: &Commit, first: usize) -> Result<(), StateError> {
@@ -757,10 +813,13 @@ fn restore_series(connection: &Connection, catalogue: &Catalogue, restored: &mut
 }
 
 fn restore_blocks(connection: &Connection, districts: &Districts, restored: &mut Restored) -> Result<(), StateError> {
-    let lanes: HashMap<&str, Lane> = [("log_ordered", Lane::Ordered), ("log_late", Lane::Late)].into_iter().collect();
-    for (table, lane) in lanes {
-        let mut select = connection.prepare(&format!("SELECT sequence, block FROM {table} ORDER BY sequence"))?;
-        let mut rows = select.query([])?;
+    for (table, position, lane) in [("log_ordered", "ordered", Lane::Ordered), ("log_late", "late", Lane::Late)] {
+        // What the lake has is in its table; further stores read the log from the file.
+        let mut select = connection.prepare(&format!(
+            "SELECT sequence, block FROM {table}
+             WHERE sequence > coalesce((SELECT {position} FROM follower WHERE store = ?1), 0) ORDER BY sequence"
+        ))?;
+        let mut rows = select.query(params![LAKE])?;
         while let Some(row) = rows.next()? {
             let sequence = unsigned(row.get(0)?);
             let rows = Rows::decode(&row.get::<_, Vec<u8>>(1)?, districts)

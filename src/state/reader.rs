@@ -5,7 +5,8 @@ use std::path::Path;
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
-use super::database::{Discard, StateError, source_name};
+use super::block::Lane;
+use super::database::{Discard, FollowerPosition, StateError, source_name};
 use super::ledger::{Counts, LedgerKey};
 use crate::model::Timestamp;
 
@@ -187,6 +188,43 @@ impl Reader {
                 ifnull(sum(corrected), 0), ifnull(sum(quarantined), 0), ifnull(sum(pending), 0) FROM ledger",
         )?;
         Ok(select.query_row([], counts)?)
+    }
+
+    /// The log after a position, in the order of commits, the ordered lane first: as many blocks as have `bytes_max` together, at
+    /// least one. Each with its lane, its commit's number and its encoded rows.
+    pub fn log_after(&self, position: FollowerPosition, bytes_max: usize) -> Result<Vec<(Lane, u64, Vec<u8>)>, StateError> {
+        let connection = self.0.lock();
+        let mut select = connection.prepare_cached(
+            "SELECT sequence, 0 AS lane, block FROM log_ordered WHERE sequence > ?1
+             UNION ALL SELECT sequence, 1 AS lane, block FROM log_late WHERE sequence > ?2
+             ORDER BY sequence, lane",
+        )?;
+        let signed = |sequence: u64| i64::try_from(sequence).unwrap_or(i64::MAX);
+        let mut rows = select.query(params![signed(position.ordered), signed(position.late)])?;
+        let (mut blocks, mut bytes) = (Vec::new(), 0);
+        while let Some(row) = rows.next()? {
+            let (sequence, lane, block): (i64, i64, Vec<u8>) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            bytes += block.len();
+            if bytes > bytes_max && !blocks.is_empty() {
+                break;
+            }
+            blocks.push((if lane == 0 { Lane::Ordered } else { Lane::Late }, u64::try_from(sequence).unwrap_or(0), block));
+        }
+        Ok(blocks)
+    }
+
+    /// Bytes of the log after a position.
+    pub fn log_bytes_after(&self, position: FollowerPosition) -> Result<u64, StateError> {
+        let signed = |sequence: u64| i64::try_from(sequence).unwrap_or(i64::MAX);
+        let bytes: i64 = self
+            .0
+            .lock()
+            .prepare_cached(
+                "SELECT (SELECT coalesce(sum(length(block)), 0) FROM log_ordered WHERE sequence > ?1)
+                      + (SELECT coalesce(sum(length(block)), 0) FROM log_late WHERE sequence > ?2)",
+            )?
+            .query_row(params![signed(position.ordered), signed(position.late)], |row| row.get(0))?;
+        Ok(u64::try_from(bytes).unwrap_or(0))
     }
 
     /// Quarantined messages, newest first.

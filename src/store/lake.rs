@@ -36,10 +36,10 @@ pub use maintain::Maintenance;
 use table::Change;
 
 use crate::model::{Catalogue, Districts, Timestamp};
-use crate::state::{Database, FollowerPosition, LedgerMoves, StateError, Trim};
+use crate::state::{Database, FollowerPosition, LAKE, LedgerMoves, StateError, Trim};
 
 /// The store's name among the followers of the log.
-pub const STORE: &str = "lake";
+pub const STORE: &str = LAKE;
 
 /// The lake cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +68,9 @@ pub enum LakeError {
     /// The table holds what the program did not write.
     #[error("the table holds an unknown {what}: {text:?}")]
     Unknown { what: &'static str, text: String },
+    /// The other store failed.
+    #[error("InfluxDB failed")]
+    Influx(#[from] super::InfluxError),
     /// The program is stopping.
     #[error("the program is stopping")]
     Stopped,
@@ -304,6 +307,13 @@ impl Lake {
         };
         let times = tail.ordered.iter().chain(&tail.late).flat_map(|block| block.rows.time.iter().copied());
         times.chain(table).min().map(Timestamp::from_micros_clamped)
+    }
+
+    /// The first UTC day from an instant's day on of which the table has rows: where it begins.
+    pub fn first_day_from(&self, time: Timestamp) -> Option<Timestamp> {
+        let published = self.published.read();
+        let start = published.files.partition_point(|file| file.start() < time.micros());
+        published.files.get(start).map(|file| Timestamp::from_micros_clamped(file.start()))
     }
 
     /// Deletes partitions whose day is over since before `oldest`.

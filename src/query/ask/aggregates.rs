@@ -147,7 +147,7 @@ impl Answers {
             aggregator.push(row)?;
         }
         let order = if needs_order { Order::SeriesTime } else { Order::Any };
-        let mut chunks = self.lake.scan(selection, order, detail)?;
+        let mut chunks = self.history.scan(selection, order, detail)?;
         let mut rows = 0;
         while let Some(chunk) = chunks.next().await {
             let Chunk { device, time, value, flags, district, .. } = &chunk?;
@@ -194,12 +194,12 @@ impl Answers {
         let mut missing: Vec<DeviceIndex> = members.iter().map(|member| DeviceIndex(member.device)).collect();
         missing.sort_unstable();
         let mut found: HashMap<u32, Row> = HashMap::new();
-        let Some(oldest) = self.lake.oldest_time() else { return Ok(Vec::new()) };
+        let Some(oldest) = self.history.oldest_time().await? else { return Ok(Vec::new()) };
         let (mut end, mut stretch) = (selection.from, STRETCH);
         while !missing.is_empty() && oldest < end {
             let start = end.minus(stretch).max(oldest);
             let before = Selection { from: start, to: end, devices: Some(missing.clone()), ..selection.clone() };
-            let mut chunks = self.lake.scan(before, Order::Any, detail)?;
+            let mut chunks = self.history.scan(before, Order::Any, detail)?;
             while let Some(chunk) = chunks.next().await {
                 for row in rows(&chunk?) {
                     let last = found.entry(row.device).or_insert(row);

@@ -17,7 +17,7 @@ impl Answers {
         }
         let devices = question.filter.devices(&self.live.read())?;
         let selection = question.filter.selection(question.properties, question.from, question.to, devices);
-        let chunks = self.lake.scan(selection, Order::SeriesTime, Detail::All)?;
+        let chunks = self.history.scan(selection, Order::SeriesTime, Detail::All)?;
         Ok(chunks.map(move |chunk| Ok(self.rows(&chunk?).collect())).boxed())
     }
 }

@@ -43,7 +43,7 @@ impl Answers {
             };
             let times_max = self.limits.percentile_rows_max;
             let mut times: HashSet<i64> = HashSet::new();
-            let mut chunks = self.lake.scan(selection, Order::Any, Detail::Values)?;
+            let mut chunks = self.history.scan(selection, Order::Any, Detail::Values)?;
             while let Some(chunk) = chunks.next().await {
                 let chunk = chunk?;
                 for (time, flags) in chunk.time.iter().zip(&chunk.flags) {

@@ -138,7 +138,7 @@ impl Answers {
             (devices, per_second)
         };
         let mut page = Page::default();
-        let Some(oldest) = self.lake.oldest_time() else { return Ok(page) };
+        let Some(oldest) = self.history.oldest_time().await? else { return Ok(page) };
         let mut left = question.filter.selection(question.properties.clone(), question.from.max(oldest), question.to, devices);
         match (&question.after, question.direction) {
             (None, _) => {}
@@ -180,7 +180,7 @@ impl Answers {
         wanted: usize,
     ) -> Result<Vec<ObservationRow>, AskError> {
         let mut rows: Vec<ObservationRow> = Vec::new();
-        let mut chunks = self.lake.scan(selection, Order::Any, Detail::All)?;
+        let mut chunks = self.history.scan(selection, Order::Any, Detail::All)?;
         while let Some(chunk) = chunks.next().await {
             let after = question.after.as_ref().map(|cursor| (cursor.time, cursor.device.as_str(), cursor.property.as_str()));
             let is_left =

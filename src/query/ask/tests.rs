@@ -22,7 +22,7 @@ use crate::model::{
 use crate::normalise::{Normaliser, TimeBounds};
 use crate::quality::Checks;
 use crate::state::Database;
-use crate::store::{Chunk, Detail, LakeSettings, Maintenance, Order, Selection};
+use crate::store::{Chunk, Detail, Lake, LakeSettings, Maintenance, Order, Selection};
 
 /// Inside pa-c1, pa-c2 and none of the districts.
 const FIRST: (f64, f64) = (13.361, 38.116);
@@ -54,6 +54,7 @@ type Identity = (String, PropertyIndex, i64);
 struct City {
     clock: Arc<ManualClock>,
     database: Arc<Database>,
+    lake: Arc<Lake>,
     answers: Answers,
     normaliser: Normaliser,
     /// What should be stored.
@@ -79,11 +80,19 @@ impl City {
             LakeSettings { url: String::new(), node: "test".to_owned(), memory_max: 64 << 20, digests: 1_000, merge_rows_max: 100_000 };
         let path = PathBuf::from(folder.path());
         let lake = Lake::open(&path, Arc::clone(&database), Arc::clone(&catalogue), Arc::clone(&districts), settings).await.unwrap();
+        let lake = Arc::new(lake);
         let clock = Arc::new(ManualClock::new(at(now)));
         let live = Arc::clone(database.live());
         let normaliser = Normaliser::new(Arc::clone(&catalogue), Arc::clone(&districts));
-        let answers = Answers::new(Arc::new(lake), live, catalogue, districts, Arc::<ManualClock>::clone(&clock), config::Query::default());
-        Self { clock, database, answers, normaliser, known: Mutex::default(), _folder: folder }
+        let answers = Answers::new(
+            History::Lake(Arc::new(lake)),
+            live,
+            catalogue,
+            districts,
+            Arc::<ManualClock>::clone(&clock),
+            config::Query::default(),
+        );
+        Self { clock, database, lake, answers, normaliser, known: Mutex::default(), _folder: folder }
     }
 
     /// Takes readings in one commit, as if they had come now.
@@ -143,16 +152,16 @@ impl City {
     }
 
     async fn flush(&self) {
-        self.answers.lake.flush().await.unwrap();
+        self.lake.flush().await.unwrap();
     }
 
     async fn merge(&self) {
-        while self.answers.lake.merge().await.unwrap() > 0 {}
+        while self.lake.merge().await.unwrap() > 0 {}
     }
 
     async fn compact(&self) {
         let settings = Maintenance { open_files: 2, ..Maintenance::default() };
-        while self.answers.lake.compact(&settings, self.clock.now()).await.unwrap() > 0 {}
+        while self.lake.compact(&settings, self.clock.now()).await.unwrap() > 0 {}
     }
 
     fn property(&self, id: &str) -> PropertyIndex {
@@ -165,7 +174,7 @@ impl City {
 
     /// What is stored, by a scan.
     async fn scan(&self, selection: Selection, order: Order) -> Vec<(Identity, f64)> {
-        let mut chunks = self.answers.lake.scan(selection, order, Detail::All).unwrap();
+        let mut chunks = self.lake.scan(selection, order, Detail::All).unwrap();
         let mut all = Chunk::default();
         let mut rows = Vec::new();
         while let Some(chunk) = chunks.next().await {
