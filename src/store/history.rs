@@ -19,7 +19,7 @@ impl History {
     pub fn scan(&self, selection: Selection, order: Order, detail: Detail) -> Result<Chunks, LakeError> {
         match self {
             Self::Lake(lake) => lake.scan(selection, order, detail),
-            Self::Influx(influx) => Ok(influx.scan(selection, order, detail)),
+            Self::Influx(influx) => Ok(influx.scan(selection, detail)),
         }
     }
 

@@ -8,8 +8,9 @@
 //!
 //! A point is `observation,device=…,property=… value=…`, times in microseconds. Further fields stand where they say something:
 //! `flags`, `district`, `longitude` and `latitude` in degrees, `original_value` and `original_unit`. Since fields of a point that is
-//! written again stay unless they are overwritten, rows that may overwrite a point write all of them: `flags=0i`, an empty
-//! `district` or `original_unit`, `located=false`.
+//! written again stay unless they are overwritten, rows that may overwrite a point write all of them: `flags=0i`, the word `none` as
+//! `district` or `original_unit`, `located=false`. (Not an empty text: InfluxDB 2.7.12 gives a series' texts at wrong times once one of
+//! them is empty.)
 //!
 //! Not here: the ledger and duplicates. The lake settles these; InfluxDB overwrites.
 
@@ -35,6 +36,9 @@ use crate::state::Live;
 /// The store's name among the followers of the log.
 pub const STORE: &str = "influxdb";
 
+/// Stands where a text field has nothing to say and must overwrite.
+const NONE: &str = "none";
+
 /// InfluxDB cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum InfluxError {
@@ -59,6 +63,9 @@ pub enum InfluxError {
     /// An answer that is not understood.
     #[error("InfluxDB's answer is not understood: {0}")]
     Answer(String),
+    /// More than can be kept.
+    #[error("more than {0} observations with flags, districts or places: ask for less time or fewer devices")]
+    TooMuch(usize),
     /// The organisation is not there, or the token may not see it.
     #[error("InfluxDB knows no organisation {0:?} that the token may see")]
     Organisation(String),

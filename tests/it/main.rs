@@ -18,6 +18,7 @@ mod clocks;
 mod crash_points;
 mod end_to_end;
 mod faults;
+mod influxdb;
 mod interface;
 mod layering;
 mod material;

@@ -7,6 +7,7 @@
 mod broker;
 mod certificates;
 mod conca;
+mod influxdb;
 mod process;
 mod proxy;
 mod publisher;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 pub(crate) use broker::{Access, Broker};
 pub(crate) use certificates::Certificates;
 pub(crate) use conca::{Conca, Setup, conca_command};
+pub(crate) use influxdb::InfluxDb;
 pub(crate) use proxy::Proxy;
 pub(crate) use publisher::{Load, Outgoing, Publisher};
 pub(crate) use shortage::Shortage;

@@ -85,7 +85,7 @@ impl City {
         let live = Arc::clone(database.live());
         let normaliser = Normaliser::new(Arc::clone(&catalogue), Arc::clone(&districts));
         let answers = Answers::new(
-            History::Lake(Arc::new(lake)),
+            History::Lake(Arc::clone(&lake)),
             live,
             catalogue,
             districts,

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use influxdb_line_protocol::LineProtocolBuilder;
 
+use super::NONE;
 use crate::model::{Catalogue, Districts, Original};
 use crate::model::{DistrictIndex, PropertyIndex};
 use crate::state::{DeviceIndex, Lane, Place, Rows, State};
@@ -93,7 +94,7 @@ impl Lines {
         }
         match place.district {
             Some(district) => line = line.field("district", districts.get(district).id.as_str()),
-            None if overwrites => line = line.field("district", ""),
+            None if overwrites => line = line.field("district", NONE),
             None => {}
         }
         if let Some(position) = place.position {
@@ -104,7 +105,7 @@ impl Lines {
         }
         match original {
             Some(original) => line = line.field("original_value", original.value).field("original_unit", original.unit.as_str()),
-            None if overwrites => line = line.field("original_unit", ""),
+            None if overwrites => line = line.field("original_unit", NONE),
             None => {}
         }
         self.text = line.timestamp(time).close_line().build();

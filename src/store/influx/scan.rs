@@ -1,4 +1,7 @@
 //! Questions: Flux out, CSV in, rows as they come.
+//!
+//! InfluxDB gives one field after another, `value` as the last of them by name. So the other fields, which are sparse, are kept until
+//! the values come.
 
 use std::fmt::Write as _;
 use std::io::Read;
@@ -12,10 +15,10 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Influx, InfluxError};
-use crate::model::{Original, Position, Timestamp};
+use super::{Influx, InfluxError, NONE};
+use crate::model::{DistrictIndex, Original, Position, PropertyIndex, Timestamp};
 use crate::state::{DeviceIndex, Place};
-use crate::store::{Chunk, Chunks, Detail, LakeError, NO_DISTRICT, Order, Selection};
+use crate::store::{Chunk, Chunks, Detail, LakeError, NO_DISTRICT, Selection};
 
 /// Rows of a chunk.
 const CHUNK_ROWS: usize = 8_192;
@@ -26,17 +29,20 @@ const CHUNKS_AHEAD: usize = 4;
 /// Parts of an answer's body that may be ahead of whoever reads it.
 const PARTS_AHEAD: usize = 16;
 
+/// Observations of one question that may have more to say than their value: they are kept until the values come.
+const DETAILS_MAX: usize = 2_000_000;
+
 /// Longest list of devices that InfluxDB is told; a longer one is left to this side.
 const DEVICES_IN_QUESTION: usize = 200;
 
 impl Influx {
-    /// All observations of a selection that InfluxDB has, each identity once.
-    pub fn scan(self: &Arc<Self>, selection: Selection, order: Order, detail: Detail) -> Chunks {
+    /// All observations of a selection that InfluxDB has, each identity once, series by series and in each by time.
+    pub fn scan(self: &Arc<Self>, selection: Selection, detail: Detail) -> Chunks {
         if selection.from >= selection.to || selection.devices.as_ref().is_some_and(Vec::is_empty) {
             return stream::empty().boxed();
         }
         let influx = Arc::clone(self);
-        let flux = self.flux(&selection, order, detail);
+        let flux = self.flux(&selection, detail);
         let (chunks, found) = mpsc::channel(CHUNKS_AHEAD);
         tokio::spawn(async move {
             let told = chunks.clone();
@@ -77,7 +83,7 @@ impl Influx {
         Ok(time)
     }
 
-    fn flux(&self, selection: &Selection, order: Order, detail: Detail) -> String {
+    fn flux(&self, selection: &Selection, detail: Detail) -> String {
         let mut flux = format!(
             "from(bucket: {}) |> range(start: {}, stop: {}) |> filter(fn: (r) => r._measurement == \"observation\"",
             literal(&self.settings.bucket),
@@ -101,13 +107,7 @@ impl Influx {
             fields.extend(["original_value", "original_unit"]);
         }
         one_of(&mut flux, "_field", fields.into_iter());
-        flux.push_str(
-            ") |> drop(columns: [\"_start\", \"_stop\", \"_measurement\"]) \
-             |> pivot(rowKey: [\"_time\"], columnKey: [\"_field\"], valueColumn: \"_value\")",
-        );
-        if order == Order::SeriesTime {
-            flux.push_str(" |> sort(columns: [\"_time\"])");
-        }
+        flux.push_str(") |> drop(columns: [\"_start\", \"_stop\", \"_measurement\"])");
         flux
     }
 
@@ -187,16 +187,10 @@ fn one_of<'a>(flux: &mut String, column: &str, values: impl Iterator<Item = &'a 
 #[derive(Clone, Debug, Default)]
 struct Columns {
     time: Option<usize>,
+    value: Option<usize>,
+    field: Option<usize>,
     device: Option<usize>,
     property: Option<usize>,
-    value: Option<usize>,
-    flags: Option<usize>,
-    district: Option<usize>,
-    longitude: Option<usize>,
-    latitude: Option<usize>,
-    located: Option<usize>,
-    original_value: Option<usize>,
-    original_unit: Option<usize>,
     error: Option<usize>,
 }
 
@@ -208,23 +202,37 @@ impl Columns {
         let error = find("error").filter(|_column| find("reference").is_some());
         (is_header || error.is_some()).then(|| Self {
             time: find("_time"),
+            value: find("_value"),
+            field: find("_field"),
             device: find("device"),
             property: find("property"),
-            value: find("value"),
-            flags: find("flags"),
-            district: find("district"),
-            longitude: find("longitude"),
-            latitude: find("latitude"),
-            located: find("located"),
-            original_value: find("original_value"),
-            original_unit: find("original_unit"),
             error,
         })
     }
 }
 
-fn cell(record: &StringRecord, column: Option<usize>) -> Option<&str> {
-    column.and_then(|column| record.get(column)).filter(|cell| !cell.is_empty())
+fn cell(record: &StringRecord, column: Option<usize>) -> &str {
+    column.and_then(|column| record.get(column)).unwrap_or_default()
+}
+
+/// What a point has besides its value.
+#[derive(Clone, Debug, Default)]
+struct Details {
+    flags: u16,
+    district: Option<DistrictIndex>,
+    longitude: Option<f64>,
+    latitude: Option<f64>,
+    is_nowhere: bool,
+    original_value: Option<f64>,
+    original_unit: Option<String>,
+}
+
+/// The series whose records come, by the names that they have; none where it is not selected.
+#[derive(Debug, Default)]
+struct Current {
+    device: String,
+    property: String,
+    series: Option<(DeviceIndex, PropertyIndex)>,
 }
 
 /// Reads an answer.
@@ -232,9 +240,11 @@ struct Rows {
     influx: Arc<Influx>,
     selection: Selection,
     detail: Detail,
-    /// By name; none where it is not selected or unknown.
-    devices: HashMap<String, Option<DeviceIndex>>,
     wanted: Option<Vec<DeviceIndex>>,
+    current: Current,
+    details: HashMap<(DeviceIndex, PropertyIndex, i64), Details>,
+    /// Whether values have begun: then nothing else may come.
+    has_values: bool,
 }
 
 impl Rows {
@@ -243,7 +253,15 @@ impl Rows {
             devices.sort_unstable();
             devices
         });
-        Self { influx: Arc::clone(influx), selection, detail, devices: HashMap::new(), wanted }
+        Self {
+            influx: Arc::clone(influx),
+            selection,
+            detail,
+            wanted,
+            current: Current::default(),
+            details: HashMap::new(),
+            has_values: false,
+        }
     }
 
     fn read(mut self, body: impl Read, chunks: &mpsc::Sender<Result<Chunk, LakeError>>) -> Result<(), InfluxError> {
@@ -255,10 +273,10 @@ impl Rows {
                 columns = header;
                 continue;
             }
-            if let Some(error) = cell(&record, columns.error) {
-                return Err(InfluxError::Answer(error.to_owned()));
+            if columns.error.is_some() {
+                return Err(InfluxError::Answer(cell(&record, columns.error).to_owned()));
             }
-            self.push(&record, &columns, &mut chunk)?;
+            self.take(&record, &columns, &mut chunk)?;
             if chunk.len() >= CHUNK_ROWS && chunks.blocking_send(Ok(std::mem::take(&mut chunk))).is_err() {
                 return Ok(());
             }
@@ -270,51 +288,68 @@ impl Rows {
         Ok(())
     }
 
-    fn device(&mut self, name: &str) -> Option<DeviceIndex> {
-        if let Some(known) = self.devices.get(name) {
-            return *known;
-        }
-        let device = self.influx.live.read().find_device(name);
-        let device = device.filter(|device| self.wanted.as_ref().is_none_or(|wanted| wanted.binary_search(device).is_ok()));
-        self.devices.insert(name.to_owned(), device);
-        device
+    /// Begins a series.
+    fn begin(&mut self, device: &str, property: &str) {
+        let found = self.influx.live.read().find_device(device);
+        let found = found.filter(|device| self.wanted.as_ref().is_none_or(|wanted| wanted.binary_search(device).is_ok()));
+        self.current =
+            Current { device: device.to_owned(), property: property.to_owned(), series: found.zip(self.influx.catalogue.find(property)) };
     }
 
-    fn push(&mut self, record: &StringRecord, columns: &Columns, chunk: &mut Chunk) -> Result<(), InfluxError> {
-        fn parse<T: std::str::FromStr>(record: &StringRecord, column: Option<usize>, what: &str) -> Result<Option<T>, InfluxError> {
-            let parsed = cell(record, column).map(str::parse::<T>).transpose();
-            parsed.map_err(|_error| InfluxError::Answer(format!("{what} {:?}", cell(record, column).unwrap_or_default())))
+    fn take(&mut self, record: &StringRecord, columns: &Columns, chunk: &mut Chunk) -> Result<(), InfluxError> {
+        fn parse<T: std::str::FromStr>(text: &str, what: &str) -> Result<T, InfluxError> {
+            text.parse().map_err(|_error| InfluxError::Answer(format!("{what} {text:?}")))
         }
-        let (Some(time), Some(value)) = (parse::<Timestamp>(record, columns.time, "time")?, parse::<f64>(record, columns.value, "value")?)
-        else {
+        let (device, property) = (cell(record, columns.device), cell(record, columns.property));
+        if self.current.device != device || self.current.property != property {
+            self.begin(device, property);
+        }
+        let Some((device, property)) = self.current.series else { return Ok(()) };
+        let (field, value) = (cell(record, columns.field), cell(record, columns.value));
+        let time = parse::<Timestamp>(cell(record, columns.time), "time")?.micros();
+        if field == "value" {
+            self.has_values = true;
+            let details = self.details.remove(&(device, property, time)).unwrap_or_default();
+            self.push(chunk, device, property, time, parse(value, "value")?, details);
             return Ok(());
-        };
-        let property = cell(record, columns.property).and_then(|property| self.influx.catalogue.find(property));
-        let device = cell(record, columns.device).and_then(|device| self.device(device));
-        let (Some(property), Some(device)) = (property, device) else { return Ok(()) };
-        let flags = parse::<u16>(record, columns.flags, "flags")?.unwrap_or_default();
-        let is_located = cell(record, columns.located) != Some("false");
-        let longitude = parse::<f64>(record, columns.longitude, "longitude")?.filter(|_degrees| is_located);
-        let latitude = parse::<f64>(record, columns.latitude, "latitude")?;
-        let position = longitude.zip(latitude).and_then(|(longitude, latitude)| Position::new(longitude, latitude).ok());
-        let district = cell(record, columns.district).and_then(|district| self.influx.districts.by_id(district));
-        if !self.selection.matches_place(flags, Place { position, district }) {
-            return Ok(());
+        }
+        if self.has_values {
+            return Err(InfluxError::Answer(format!("the field {field:?} comes after the values")));
+        }
+        if self.details.len() >= DETAILS_MAX {
+            return Err(InfluxError::TooMuch(DETAILS_MAX));
+        }
+        let details = self.details.entry((device, property, time)).or_default();
+        match field {
+            "flags" => details.flags = parse(value, "flags")?,
+            "district" => details.district = self.influx.districts.by_id(value),
+            "longitude" => details.longitude = Some(parse(value, "longitude")?),
+            "latitude" => details.latitude = Some(parse(value, "latitude")?),
+            "located" => details.is_nowhere = value == "false",
+            "original_value" => details.original_value = Some(parse(value, "original value")?),
+            "original_unit" => details.original_unit = Some(value.to_owned()).filter(|unit| unit != NONE),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn push(&self, chunk: &mut Chunk, device: DeviceIndex, property: PropertyIndex, time: i64, value: f64, details: Details) {
+        let position = details.longitude.zip(details.latitude).filter(|_position| !details.is_nowhere);
+        let position = position.and_then(|(longitude, latitude)| Position::new(longitude, latitude).ok());
+        if !self.selection.matches_place(details.flags, Place { position, district: details.district }) {
+            return;
         }
         chunk.device.push(device.0);
         chunk.property.push(property.0);
-        chunk.time.push(time.micros());
+        chunk.time.push(time);
         chunk.value.push(value);
-        chunk.flags.push(flags);
-        chunk.district.push(district.map_or(NO_DISTRICT, |district| district.0));
+        chunk.flags.push(details.flags);
+        chunk.district.push(details.district.map_or(NO_DISTRICT, |district| district.0));
         if self.detail == Detail::All || self.selection.area.is_some() {
             chunk.position.push(position);
         }
         if self.detail == Detail::All {
-            let unit = cell(record, columns.original_unit);
-            let value = parse::<f64>(record, columns.original_value, "original value")?;
-            chunk.original.push(value.zip(unit).map(|(value, unit)| Original { value, unit: unit.to_owned() }));
+            chunk.original.push(details.original_value.zip(details.original_unit).map(|(value, unit)| Original { value, unit }));
         }
-        Ok(())
     }
 }

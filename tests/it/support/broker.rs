@@ -141,7 +141,7 @@ impl Broker {
 }
 
 /// An address of this machine that nobody uses: outside the range that outgoing connections take theirs from.
-fn free_address() -> SocketAddr {
+pub(super) fn free_address() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     const FIRST: u16 = 20_000;
     const COUNT: u16 = 12_000;

@@ -51,10 +51,12 @@ impl Setup {
         self
     }
 
-    /// Sets a key such as `lake.flush_after`.
+    /// Sets a key such as `lake.flush_after`, or one of no section.
     pub(crate) fn set(mut self, key: &str, value: impl Into<Value>) -> Self {
-        let (section, key) = key.split_once('.').expect("a section and a key");
-        self.section(section).insert(key.to_owned(), value.into());
+        match key.split_once('.') {
+            Some((section, key)) => self.section(section).insert(key.to_owned(), value.into()),
+            None => self.config.insert(key.to_owned(), value.into()),
+        };
         self
     }
 

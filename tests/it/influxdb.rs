@@ -1,0 +1,175 @@
+//! InfluxDB 2 as a second store: the same answers, and never in the way.
+
+use serde_json::json;
+
+use crate::support::{Broker, Conca, InfluxDb, Load, Outgoing, Publisher, Setup, wait_until};
+
+/// Until InfluxDB has everything, and the lake has settled what was late.
+fn wait_until_followed(conca: &Conca) {
+    wait_until("InfluxDB has followed", || {
+        let (_code, status) = conca.get_json("/status");
+        let influxdb = &status["influxdb"];
+        (&influxdb["behind_bytes"], &influxdb["copied"], &influxdb["error"]) == (&json!(0), &json!(null), &json!(null))
+            && status["ledger"]["total"]["pending"] == 0
+    });
+}
+
+/// Questions of every kind. Times and codes of the load are within the last hour.
+fn questions(from: &str, to: &str) -> Vec<String> {
+    let mut questions = Vec::new();
+    let range = format!("from={from}&to={to}");
+    for quality in ["trusted", "any"] {
+        for property in ["temperature", "pm10", "wind_direction", "noise", "energy_active", "lamp_state"] {
+            questions.push(format!("/v1/observations?{range}&property={property}&quality={quality}&limit=10000"));
+            for window in ["5m", "1h", "1d"] {
+                for zone in ["Europe/Rome", "Asia/Kathmandu"] {
+                    let question = format!("/v1/aggregates?{range}&property={property}&window={window}&zone={zone}&quality={quality}");
+                    questions.push(question.clone());
+                    questions.push(format!("{question}&group_by=device"));
+                    questions.push(format!("{question}&group_by=district"));
+                    questions.push(format!("{question}&in_time=count&fill=null"));
+                }
+            }
+        }
+        questions.push(format!("/v1/aggregates?{range}&property=temperature&window=1h&in_time=p95&quality={quality}"));
+        questions.push(format!("/v1/aggregates?{range}&property=temperature&window=1h&in_time=time_weighted_mean&quality={quality}"));
+        questions.push(format!("/v1/aggregates?{range}&property=lamp_state&window=1h&in_time=duration:on&quality={quality}"));
+        questions.push(format!("/v1/observations?{range}&bbox=13.3,38.1,13.4,38.2&quality={quality}"));
+        questions.push(format!("/v1/observations?{range}&device=station-1&quality={quality}&format=csv"));
+        questions.push(format!("/v1/observations?{range}&district=pa-c1&quality={quality}"));
+    }
+    questions.push("/v1/observations?from=1950-01-01T00:00:00Z&to=1951-01-01T00:00:00Z".to_owned());
+    questions
+}
+
+/// A mixed load: several kinds of property, places, units of the sender, values out of range, late ones, corrections.
+fn load() -> Vec<Outgoing> {
+    let mut messages = Vec::new();
+    let mut add = |device: &str, text: String| messages.push(Outgoing::new(&format!("conca/v1/environment/station/{device}"), text));
+    for minute in 0..180_i64 {
+        // Every seventh minute comes an hour late.
+        let late = if minute % 7 == 0 && minute > 60 { minute - 60 } else { minute };
+        let time = format!("2026-03-29T{:02}:{:02}:30Z", late / 60, late % 60);
+        let (celsius, degrees) = (10.0 + (minute % 13) as f64 / 4.0, (350 + minute * 3) % 360);
+        let fahrenheit = celsius.mul_add(1.8, 32.0);
+        let readings = json!({
+            "temperature": { "value": fahrenheit, "unit": "[degF]" }, "wind_direction": degrees, "noise": 50 + minute % 20,
+            "energy_active": 1_000 + minute - if minute > 100 { 600 } else { 0 }, "lamp_state": minute / 17 % 2, "pm10": if minute == 50 { -200 } else { minute },
+        });
+        let place = if minute % 3 == 0 { json!(null) } else { json!([13.35 + (minute % 5) as f64 / 100.0, 38.11]) };
+        let mut message = json!({ "time": time, "readings": readings });
+        if !place.is_null() {
+            message["position"] = place;
+        }
+        add("station-1", message.to_string());
+        if minute % 10 == 0 {
+            add("station-2", json!({ "time": time, "readings": { "temperature": celsius, "pm10": 3 } }).to_string());
+        }
+    }
+    messages
+}
+
+/// Where two answers part, with what stands around it.
+fn difference(influxdb: &str, lake: &str) -> String {
+    let same = influxdb.bytes().zip(lake.bytes()).take_while(|(one, other)| one == other).count();
+    let part = |text: &str| String::from_utf8_lossy(&text.as_bytes()[same.saturating_sub(200)..text.len().min(same + 200)]).into_owned();
+    format!("InfluxDB: …{}…\nlake: …{}…", part(influxdb), part(lake))
+}
+
+#[test]
+fn both_stores_give_the_same_answers() {
+    let influxdb = InfluxDb::start();
+    let broker = Broker::start();
+    let setup = influxdb.follows(Setup::of(&broker)).set("lake.merge_every", "1s").set("lake.flush_after", "1s");
+    let conca = setup.start();
+    Publisher::connect(broker.address()).send(&load());
+    // The same once more, and another value for an hour.
+    let mut again = load();
+    again.truncate(40);
+    again.push(Outgoing::new(
+        "conca/v1/environment/station/station-1",
+        r#"{"time":"2026-03-29T01:00:30Z","readings":{"temperature":17.5,"pm10":44}}"#,
+    ));
+    Publisher::connect(broker.address()).send(&again);
+    let expected = i64::try_from(load().len() + again.len()).unwrap();
+    setup.looks().ledger_of(expected);
+    wait_until_followed(&conca);
+    let questions = questions("2026-03-28T23:00:00Z", "2026-03-29T05:00:00Z");
+    let ask = |conca: &Conca| -> Vec<(u16, String)> { questions.iter().map(|question| conca.get(question)).collect() };
+    let from_lake = ask(&conca);
+    assert_eq!(conca.get_json("/status").1["query_store"], "lake");
+    conca.stop();
+    let setup = setup.set("query_store", "influxdb");
+    let conca = setup.start();
+    wait_until_followed(&conca);
+    assert_eq!(conca.get_json("/status").1["query_store"], "influxdb");
+    for ((question, lake), influxdb) in questions.iter().zip(from_lake).zip(ask(&conca)) {
+        assert!(lake.0 == 200 || lake.0 == 400, "{question}: {lake:?}");
+        assert!(influxdb == lake, "{question}\n{}", difference(&influxdb.1, &lake.1));
+    }
+    conca.stop();
+}
+
+#[test]
+fn influxdb_that_is_away_holds_up_nothing_and_gets_everything_once_it_is_back() {
+    let mut influxdb = InfluxDb::start();
+    let broker = Broker::start();
+    let setup = influxdb.follows(Setup::of(&broker));
+    let conca = setup.start();
+    let mut publisher = Publisher::connect(broker.address());
+    let loads: Vec<Load> = (0..3).map(|part| Load::new(50, 4, part)).collect();
+    publisher.send(&loads[0].messages);
+    wait_until_followed(&conca);
+    influxdb.kill();
+    publisher.send(&loads[1].messages);
+    assert_eq!(setup.looks().ledger_of(loads[0].len() + loads[1].len()).stored, 800, "intake goes on");
+    wait_until("it is said that InfluxDB is away", || conca.get_json("/status").1["influxdb"]["error"].is_string());
+    // What waits for it survives the program, too.
+    conca.kill();
+    let conca = setup.start();
+    publisher = Publisher::connect(broker.address());
+    publisher.send(&loads[2].messages);
+    setup.looks().ledger_of(loads[0].len() + loads[1].len() + loads[2].len());
+    influxdb.restart();
+    wait_until_followed(&conca);
+    let count = |influxdb: &InfluxDb| {
+        let answer = influxdb.flux(
+            "from(bucket: \"conca\") |> range(start: 2000-01-01T00:00:00Z, stop: 2199-01-01T00:00:00Z) \
+             |> filter(fn: (r) => r._field == \"value\") |> group() |> count()",
+        );
+        answer.trim().rsplit(',').next().unwrap().to_owned()
+    };
+    assert_eq!(count(&influxdb), "1200");
+    conca.stop();
+}
+
+#[test]
+fn a_log_that_grows_too_long_goes_on_without_influxdb_and_the_lake_is_copied() {
+    let mut influxdb = InfluxDb::start();
+    let broker = Broker::start();
+    let setup = influxdb.follows(Setup::of(&broker)).set("influxdb.log_mib_max", 1).set("lake.merge_every", "1s");
+    let conca = setup.start();
+    wait_until_followed(&conca);
+    influxdb.kill();
+    let mut publisher = Publisher::connect(broker.address());
+    let mut sent = 0;
+    for part in 0..40 {
+        let load = Load::new(250, 30, part);
+        publisher.send(&load.messages);
+        sent += load.len();
+        setup.looks().ledger_of(sent);
+        if conca.log().contains("the log goes on without it") {
+            break;
+        }
+    }
+    wait_until("InfluxDB is let go", || conca.log().contains("the log goes on without it"));
+    influxdb.restart();
+    wait_until_followed(&conca);
+    let total = conca.get_json("/status").1["ledger"]["total"]["stored"].as_i64().unwrap();
+    let answer = influxdb.flux(
+        "from(bucket: \"conca\") |> range(start: 2000-01-01T00:00:00Z, stop: 2199-01-01T00:00:00Z) \
+         |> filter(fn: (r) => r._field == \"value\") |> group() |> count()",
+    );
+    assert_eq!(answer.trim().rsplit(',').next().unwrap(), total.to_string());
+    conca.stop();
+}
