@@ -176,16 +176,14 @@ impl Service {
             Lake::open(&config.node.data, Arc::clone(&database), Arc::clone(&catalogue), Arc::clone(&districts), lake_settings(&config))
                 .await?;
         let lake = Arc::new(lake);
-        let influx = match (config.stores.contains(&StoreName::Influxdb), influx_settings(&config.influxdb)) {
-            (true, Some(settings)) => {
-                let live = Arc::clone(database.live());
-                Some(Arc::new(Influx::new(settings, live, Arc::clone(&catalogue), Arc::clone(&districts))?))
-            }
-            _ => {
-                // What it would still need must not hold back the log.
-                database.turn().detach(STORE_INFLUXDB)?;
-                None
-            }
+        let settings = influx_settings(&config.influxdb).filter(|_settings| config.stores.contains(&StoreName::Influxdb));
+        let influx = if let Some(settings) = settings {
+            let live = Arc::clone(database.live());
+            Some(Arc::new(Influx::new(settings, live, Arc::clone(&catalogue), Arc::clone(&districts))?))
+        } else {
+            // What it would still need must not hold back the log.
+            database.turn().detach(STORE_INFLUXDB)?;
+            None
         };
         let history = match (&influx, config.query_store) {
             (Some(influx), StoreName::Influxdb) => History::Influx(Arc::clone(influx)),

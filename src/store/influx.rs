@@ -14,6 +14,7 @@
 //!
 //! Not here: the ledger and duplicates. The lake settles these; InfluxDB overwrites.
 
+mod csv;
 mod follow;
 mod line;
 mod scan;

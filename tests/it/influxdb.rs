@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Broker, Conca, InfluxDb, Load, Outgoing, Publisher, Setup, wait_until};
+use crate::support::{Broker, Conca, InfluxDb, Load, Outgoing, Publisher, Setup, now_millis, wait_until};
 
 /// Until InfluxDB has everything, and the lake has settled what was late.
 fn wait_until_followed(conca: &Conca) {
@@ -140,6 +140,31 @@ fn influxdb_that_is_away_holds_up_nothing_and_gets_everything_once_it_is_back() 
         answer.trim().rsplit(',').next().unwrap().to_owned()
     };
     assert_eq!(count(&influxdb), "1200");
+    conca.stop();
+}
+
+#[test]
+fn what_influxdb_refuses_is_quarantined_and_holds_up_nothing() {
+    let influxdb = InfluxDb::start();
+    let broker = Broker::start();
+    let setup = influxdb.follows(Setup::of(&broker));
+    let conca = setup.start();
+    wait_until_followed(&conca);
+    // Another program wrote text where numbers come.
+    let spoiled = r#"observation,device=station-001,property=pm10 value="much" "#.to_owned() + &now_millis().to_string();
+    influxdb.write("conca", &spoiled);
+    let load = Load::new(5, 3, 4);
+    Publisher::connect(broker.address()).send(&load.messages);
+    assert_eq!(setup.looks().ledger_of(load.len()).stored, 30);
+    wait_until_followed(&conca);
+    let (_code, quarantine) = conca.get_json("/v1/quarantine?reason=refused-by-store");
+    let items = quarantine["items"].as_array().unwrap();
+    assert_eq!(items.len(), 3, "{quarantine}");
+    assert!(items.iter().all(|item| item["source"] == "influxdb" && item["faults"].to_string().contains("conflict")), "{quarantine}");
+    assert_eq!(conca.get_json("/status").1["influxdb"]["refused"], 3);
+    // For the ledger nothing was refused: the lake has it.
+    let (_code, status) = conca.get_json("/status");
+    assert_eq!((&status["ledger"]["balances"], &status["ledger"]["total"]["quarantined"]), (&json!(true), &json!(0)));
     conca.stop();
 }
 

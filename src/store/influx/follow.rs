@@ -80,21 +80,21 @@ impl Follower {
         let mut pause = PAUSE;
         loop {
             commits.mark_unchanged();
-            let step = async {
+            let work = async {
                 if !is_prepared {
                     self.bounded(self.influx.prepare()).await?;
                     is_prepared = true;
                 }
                 self.step().await
             };
-            let wait = match stop.run_until_cancelled(step).await {
+            let wait = match stop.run_until_cancelled(work).await {
                 None => return,
-                Some(Ok(step)) => {
+                Some(Ok(done)) => {
                     if let Some((error, since)) = self.influx.status.lock().failure.take() {
                         tracing::info!(error, %since, "InfluxDB is written to again");
                     }
                     pause = PAUSE;
-                    if step == Step::Worked { Duration::ZERO } else { IDLE }
+                    if done == Step::Worked { Duration::ZERO } else { IDLE }
                 }
                 Some(Err(error)) => {
                     self.fail(&error);

@@ -4,17 +4,13 @@
 //! the values come.
 
 use std::fmt::Write as _;
-use std::io::Read;
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes};
-use csv::{ReaderBuilder, StringRecord};
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use hashbrown::HashMap;
 use serde_json::json;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 
+use super::csv::{Record, Records};
 use super::{Influx, InfluxError, NONE};
 use crate::model::{DistrictIndex, Original, Position, PropertyIndex, Timestamp};
 use crate::state::{DeviceIndex, Place};
@@ -22,12 +18,6 @@ use crate::store::{Chunk, Chunks, Detail, LakeError, NO_DISTRICT, Selection};
 
 /// Rows of a chunk.
 const CHUNK_ROWS: usize = 8_192;
-
-/// Chunks that may be ahead of whoever takes them.
-const CHUNKS_AHEAD: usize = 4;
-
-/// Parts of an answer's body that may be ahead of whoever reads it.
-const PARTS_AHEAD: usize = 16;
 
 /// Observations of one question that may have more to say than their value: they are kept until the values come.
 const DETAILS_MAX: usize = 2_000_000;
@@ -41,27 +31,14 @@ impl Influx {
         if selection.from >= selection.to || selection.devices.as_ref().is_some_and(Vec::is_empty) {
             return stream::empty().boxed();
         }
-        let influx = Arc::clone(self);
         let flux = self.flux(&selection, detail);
-        let (chunks, found) = mpsc::channel(CHUNKS_AHEAD);
-        tokio::spawn(async move {
-            let told = chunks.clone();
-            let asked = async move {
-                let body = influx.ask(&flux).await?;
-                let rows = Rows::new(&influx, selection, detail);
-                let read = tokio::task::spawn_blocking(move || rows.read(body, &chunks));
-                read.await.unwrap_or_else(|_panic| Err(InfluxError::Answer("it cannot be read".to_owned())))
-            };
-            // Whoever gives up the question ends the waiting for its answer.
-            tokio::select! {
-                () = told.closed() => {}
-                asked = asked => if let Err(error) = asked {
-                    // Nobody may be left to hear of it.
-                    drop(told.send(Err(LakeError::Influx(error))).await);
-                }
-            }
-        });
-        ReceiverStream::new(found).boxed()
+        let influx = Arc::clone(self);
+        let asked = async move {
+            let records = influx.ask(&flux).await?;
+            Ok::<_, InfluxError>(Rows::new(influx, records, selection, detail))
+        };
+        let chunks = stream::once(asked).map_ok(|rows| stream::try_unfold(rows, Rows::next)).try_flatten();
+        chunks.map_err(LakeError::Influx).boxed()
     }
 
     /// The time of the oldest observation; `None` where there is none.
@@ -72,15 +49,13 @@ impl Influx {
              |> keep(columns: [\"_time\"]) |> group() |> min(column: \"_time\")",
             literal(&self.settings.bucket)
         );
-        let mut body = self.ask(&flux).await?;
-        let text = tokio::task::spawn_blocking(move || {
-            let mut text = String::new();
-            body.read_to_string(&mut text).map(|_bytes| text)
-        });
-        let text = text.await.map_err(|_stopped| InfluxError::Answer("it cannot be read".to_owned()))?;
-        let text = text.map_err(|error| InfluxError::Answer(error.to_string()))?;
-        let time = text.lines().filter_map(|line| line.rsplit(',').find_map(|cell| cell.trim().parse::<Timestamp>().ok())).next();
-        Ok(time)
+        let mut records = self.ask(&flux).await?;
+        while let Some(record) = records.next().await? {
+            if let Ok(time) = record.cell(Some(3)).parse() {
+                return Ok(Some(time));
+            }
+        }
+        Ok(None)
     }
 
     fn flux(&self, selection: &Selection, detail: Detail) -> String {
@@ -112,7 +87,7 @@ impl Influx {
     }
 
     /// Asks, and gives the answer's body as it comes.
-    async fn ask(&self, flux: &str) -> Result<Body, InfluxError> {
+    async fn ask(&self, flux: &str) -> Result<Records, InfluxError> {
         let url = format!("{}/api/v2/query", self.settings.url.trim_end_matches('/'));
         let question = json!({ "query": flux, "type": "flux", "dialect": { "header": true, "annotations": [] } });
         let answer = self
@@ -129,39 +104,7 @@ impl Influx {
             let text = answer.text().await.unwrap_or_default();
             return Err(InfluxError::Refused { status: status.as_u16(), text: text.chars().take(500).collect() });
         }
-        let (parts, body) = mpsc::channel(PARTS_AHEAD);
-        let mut stream = answer.bytes_stream();
-        tokio::spawn(async move {
-            while let Some(part) = stream.next().await {
-                if parts.send(part.map_err(std::io::Error::other)).await.is_err() {
-                    break;
-                }
-            }
-        });
-        Ok(Body { parts: body, part: Bytes::new() })
-    }
-}
-
-/// An answer's body, to be read on a thread that may wait for it.
-struct Body {
-    parts: mpsc::Receiver<std::io::Result<Bytes>>,
-    part: Bytes,
-}
-
-impl Read for Body {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        while self.part.is_empty() {
-            match self.parts.blocking_recv() {
-                Some(part) => self.part = part?,
-                None => return Ok(0),
-            }
-        }
-        let mut part = self.part.split_to(buffer.len().min(self.part.len()));
-        let length = part.len();
-        if let Some(taken) = buffer.get_mut(..length) {
-            part.copy_to_slice(taken);
-        }
-        Ok(length)
+        Ok(Records::new(answer.bytes_stream().map_err(InfluxError::Question).boxed()))
     }
 }
 
@@ -196,23 +139,18 @@ struct Columns {
 
 impl Columns {
     /// The columns, where the record is a header: each table of another form has one.
-    fn of(record: &StringRecord) -> Option<Self> {
-        let find = |name: &str| record.iter().position(|cell| cell == name);
-        let is_header = record.get(1) == Some("result") && record.get(2) == Some("table");
-        let error = find("error").filter(|_column| find("reference").is_some());
+    fn of(record: Record<'_>) -> Option<Self> {
+        let is_header = record.cell(Some(1)) == "result" && record.cell(Some(2)) == "table";
+        let error = record.find("error").filter(|_column| record.find("reference").is_some());
         (is_header || error.is_some()).then(|| Self {
-            time: find("_time"),
-            value: find("_value"),
-            field: find("_field"),
-            device: find("device"),
-            property: find("property"),
+            time: record.find("_time"),
+            value: record.find("_value"),
+            field: record.find("_field"),
+            device: record.find("device"),
+            property: record.find("property"),
             error,
         })
     }
-}
-
-fn cell(record: &StringRecord, column: Option<usize>) -> &str {
-    column.and_then(|column| record.get(column)).unwrap_or_default()
 }
 
 /// What a point has besides its value.
@@ -237,6 +175,13 @@ struct Current {
 
 /// Reads an answer.
 struct Rows {
+    records: Records,
+    columns: Columns,
+    sorter: Sorter,
+}
+
+/// Puts together what belongs together.
+struct Sorter {
     influx: Arc<Influx>,
     selection: Selection,
     detail: Detail,
@@ -248,46 +193,37 @@ struct Rows {
 }
 
 impl Rows {
-    fn new(influx: &Arc<Influx>, selection: Selection, detail: Detail) -> Self {
+    fn new(influx: Arc<Influx>, records: Records, selection: Selection, detail: Detail) -> Self {
         let wanted = selection.devices.clone().map(|mut devices| {
             devices.sort_unstable();
             devices
         });
-        Self {
-            influx: Arc::clone(influx),
-            selection,
-            detail,
-            wanted,
-            current: Current::default(),
-            details: HashMap::new(),
-            has_values: false,
-        }
+        let (current, details) = (Current::default(), HashMap::new());
+        let sorter = Sorter { influx, selection, detail, wanted, current, details, has_values: false };
+        Self { records, columns: Columns::default(), sorter }
     }
 
-    fn read(mut self, body: impl Read, chunks: &mpsc::Sender<Result<Chunk, LakeError>>) -> Result<(), InfluxError> {
-        let broken = |error: csv::Error| InfluxError::Answer(error.to_string());
-        let mut reader = ReaderBuilder::new().has_headers(false).flexible(true).from_reader(body);
-        let (mut record, mut columns, mut chunk) = (StringRecord::new(), Columns::default(), Chunk::default());
-        while reader.read_record(&mut record).map_err(broken)? {
-            if let Some(header) = Columns::of(&record) {
-                columns = header;
+    /// The next rows, and what is left.
+    async fn next(mut self) -> Result<Option<(Chunk, Self)>, InfluxError> {
+        let mut chunk = Chunk::default();
+        while let Some(record) = self.records.next().await? {
+            if let Some(header) = Columns::of(record) {
+                self.columns = header;
                 continue;
             }
-            if columns.error.is_some() {
-                return Err(InfluxError::Answer(cell(&record, columns.error).to_owned()));
+            if self.columns.error.is_some() {
+                return Err(InfluxError::Answer(record.cell(self.columns.error).to_owned()));
             }
-            self.take(&record, &columns, &mut chunk)?;
-            if chunk.len() >= CHUNK_ROWS && chunks.blocking_send(Ok(std::mem::take(&mut chunk))).is_err() {
-                return Ok(());
+            self.sorter.take(record, &self.columns, &mut chunk)?;
+            if chunk.len() >= CHUNK_ROWS {
+                break;
             }
         }
-        if !chunk.is_empty() {
-            // Nobody may be left to take it.
-            drop(chunks.blocking_send(Ok(chunk)));
-        }
-        Ok(())
+        Ok((!chunk.is_empty()).then_some((chunk, self)))
     }
+}
 
+impl Sorter {
     /// Begins a series.
     fn begin(&mut self, device: &str, property: &str) {
         let found = self.influx.live.read().find_device(device);
@@ -296,17 +232,17 @@ impl Rows {
             Current { device: device.to_owned(), property: property.to_owned(), series: found.zip(self.influx.catalogue.find(property)) };
     }
 
-    fn take(&mut self, record: &StringRecord, columns: &Columns, chunk: &mut Chunk) -> Result<(), InfluxError> {
+    fn take(&mut self, record: Record<'_>, columns: &Columns, chunk: &mut Chunk) -> Result<(), InfluxError> {
         fn parse<T: std::str::FromStr>(text: &str, what: &str) -> Result<T, InfluxError> {
             text.parse().map_err(|_error| InfluxError::Answer(format!("{what} {text:?}")))
         }
-        let (device, property) = (cell(record, columns.device), cell(record, columns.property));
+        let (device, property) = (record.cell(columns.device), record.cell(columns.property));
         if self.current.device != device || self.current.property != property {
             self.begin(device, property);
         }
         let Some((device, property)) = self.current.series else { return Ok(()) };
-        let (field, value) = (cell(record, columns.field), cell(record, columns.value));
-        let time = parse::<Timestamp>(cell(record, columns.time), "time")?.micros();
+        let (field, value) = (record.cell(columns.field), record.cell(columns.value));
+        let time = parse::<Timestamp>(record.cell(columns.time), "time")?.micros();
         if field == "value" {
             self.has_values = true;
             let details = self.details.remove(&(device, property, time)).unwrap_or_default();

@@ -88,6 +88,12 @@ impl InfluxDb {
         answer
     }
 
+    /// Writes lines, times in milliseconds.
+    pub(crate) fn write(&self, bucket: &str, lines: &str) {
+        let (code, answer) = self.post(&format!("/api/v2/write?org={ORG}&bucket={bucket}&precision=ms"), "text/plain", lines);
+        assert_eq!(code, 204, "{answer}");
+    }
+
     fn post(&self, path: &str, content_type: &str, body: &str) -> (u16, String) {
         self.ask("POST", path, content_type, body)
     }
