@@ -300,6 +300,7 @@ impl Service {
             live: Arc::clone(database.live()),
             mapper,
             memory: decode::Memory::default(),
+            sources: statuses.iter().map(|status| (status.name.clone(), Arc::clone(status))).collect(),
         };
         let writer = writer::Writer {
             database,

@@ -12,6 +12,7 @@ mod json;
 #[cfg(test)]
 mod material;
 mod senml;
+mod sparkplug;
 mod topic;
 mod ttn;
 mod uplinks;
@@ -44,6 +45,8 @@ pub enum Decoder {
     CayenneLpp,
     /// Events of ChirpStack, version 4, in JSON or protobuf.
     Chirpstack,
+    /// Sparkplug B, under the topics of its specification.
+    SparkplugB,
 }
 
 impl Decoder {
@@ -58,6 +61,7 @@ impl Decoder {
             Self::SenmlCbor => "senml-cbor",
             Self::CayenneLpp => "cayenne-lpp",
             Self::Chirpstack => "chirpstack",
+            Self::SparkplugB => "sparkplug-b",
         }
     }
 }
@@ -99,7 +103,10 @@ pub struct Limits {
 /// What decoders remember of earlier messages; bounded, and empty after a start. Losing it costs no acknowledged reading.
 #[derive(Debug, Default)]
 pub struct Memory {
+    /// Whether what comes now came before: it changes nothing that is remembered, and nobody is told of it.
+    pub replayed: bool,
     uplinks: uplinks::Uplinks,
+    nodes: sparkplug::Nodes,
 }
 
 /// Decodes one message, or says why nothing of it can be read.
@@ -117,6 +124,7 @@ pub fn decode<'a>(form: &Form, message: &'a Message, limits: &Limits, memory: &m
         Decoder::SenmlCbor => senml::decode_cbor(form, message, limits),
         Decoder::CayenneLpp => cayenne_lpp::decode(form, message, limits),
         Decoder::Chirpstack => chirpstack::decode(form, message, limits, &mut memory.uplinks),
+        Decoder::SparkplugB => sparkplug::decode(form, message, limits, &mut memory.nodes, memory.replayed),
     }
 }
 
@@ -168,7 +176,7 @@ mod tests {
 
     pub(super) const LIMITS: Limits = Limits { payload_bytes_max: 65_536, readings_max: 50 };
 
-    const DECODERS: [Decoder; 8] = [
+    const DECODERS: [Decoder; 9] = [
         Decoder::V1,
         Decoder::Ttn,
         Decoder::Json,
@@ -177,6 +185,7 @@ mod tests {
         Decoder::SenmlCbor,
         Decoder::CayenneLpp,
         Decoder::Chirpstack,
+        Decoder::SparkplugB,
     ];
 
     pub(super) fn message(topic: &str, payload: &[u8]) -> Message {
@@ -204,7 +213,12 @@ mod tests {
 
     pub(super) fn shown(form: &Form, topic: &str, payload: &[u8]) -> String {
         let message = message(topic, payload);
-        match decode(form, &message, &LIMITS, &mut Memory::default()) {
+        written(decode(form, &message, &LIMITS, &mut Memory::default()))
+    }
+
+    /// What came of a message, as [`check`] expects it.
+    pub(super) fn written(decoded: Result<Decoded<'_>, Fault>) -> String {
+        match decoded {
             Err(fault) => format!("rejected: {fault}"),
             Ok(decoded) => {
                 let mut lines = Vec::new();

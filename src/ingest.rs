@@ -18,17 +18,19 @@ mod session;
 mod tls;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rumqttc::v5::AsyncClient;
+use rumqttc::v5::mqttbytes::QoS;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 pub use listening::Listening;
 pub use session::run;
 
-use crate::model::{Message, Replay, SourceName, Timestamp, Verdict};
+use crate::model::{Message, Replay, Reply, SourceName, Timestamp, Verdict};
 
 /// A source cannot be used at all.
 #[derive(Debug, thiserror::Error)]
@@ -273,6 +275,10 @@ pub struct SourceStatus {
     /// When the last message came; microseconds, zero before the first.
     heard: AtomicI64,
     last: Mutex<LastChange>,
+    /// Replies to senders that could not be sent.
+    pub replies_dropped: AtomicU64,
+    /// Of the session, once it runs.
+    client: OnceLock<AsyncClient>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -293,7 +299,17 @@ impl SourceStatus {
             connections: AtomicU64::new(0),
             heard: AtomicI64::new(0),
             last: Mutex::default(),
+            replies_dropped: AtomicU64::new(0),
+            client: OnceLock::new(),
         })
+    }
+
+    /// Tells a sender something, at QoS 0: it is dropped and counted where the broker is away or takes no more.
+    pub fn reply(&self, Reply { topic, payload }: Reply) {
+        let client = self.client.get().filter(|_client| self.is_ready());
+        if !client.is_some_and(|client| client.try_publish(topic, QoS::AtMostOnce, false, payload).is_ok()) {
+            self.replies_dropped.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Whether messages can come.

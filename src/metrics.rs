@@ -117,6 +117,8 @@ pub struct Metrics {
     pub source_connections: Family<SourceLabel, Gauge>,
     /// What each broker says that it dropped of its own.
     pub source_broker_dropped: Family<SourceLabel, Gauge>,
+    /// Replies to senders that could not be sent.
+    pub source_replies_dropped: Family<SourceLabel, Gauge>,
     /// Whether intake stands still.
     pub intake_paused: Gauge,
     /// Rows in the intake log, by lane.
@@ -167,6 +169,7 @@ impl Default for Metrics {
             source_ready: Family::default(),
             source_connections: Family::default(),
             source_broker_dropped: Family::default(),
+            source_replies_dropped: Family::default(),
             intake_paused: Gauge::default(),
             log_rows: Family::default(),
             log_bytes: Gauge::default(),
@@ -201,6 +204,7 @@ impl Metrics {
         r.register("queue_messages", "Messages that wait for the commit", self.queue_messages.clone());
         r.register("source_ready", "1 while a source is connected and subscribed", self.source_ready.clone());
         r.register("source_connections", "Connections of a source so far", self.source_connections.clone());
+        r.register("source_replies_dropped", "Replies to senders that could not be sent", self.source_replies_dropped.clone());
         r.register("source_broker_dropped", "Messages that the broker says it dropped of its own", self.source_broker_dropped.clone());
         r.register("intake_paused", "1 while nothing is accepted", self.intake_paused.clone());
         r.register("log_rows", "Rows in the intake log, by lane", self.log_rows.clone());

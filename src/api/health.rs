@@ -18,7 +18,7 @@ use crate::config::StoreName;
 use crate::ingest::SourceStatus;
 use crate::intake::{self, Pause};
 use crate::model::Timestamp;
-use crate::state::Counts;
+use crate::state::{Counts, Reader, StateError};
 use crate::store::{InfluxStatus, LakeStatus};
 
 /// What a broker that drops messages of its own means for whoever reads this.
@@ -206,14 +206,22 @@ struct LedgerTotal {
 )]
 async fn show_status(State(shared): State<Shared>, params: Params) -> Result<Response, Problem> {
     params.none()?;
-    let (total, lake) = shared.blocking(|context| Ok::<_, Problem>((context.reader.ledger_total()?, context.lake.status()?))).await?;
-    let status = Status::of(&shared.context, total, &lake);
+    let (total, lake, influx) = shared
+        .blocking(|context| {
+            let influx = match &context.influx {
+                Some(influx) => Some(InfluxState::of(influx.status(), &context.reader)?),
+                None => None,
+            };
+            Ok::<_, Problem>((context.reader.ledger_total()?, context.lake.status()?, influx))
+        })
+        .await?;
+    let status = Status::of(&shared.context, total, &lake, influx);
     let code = if status.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Ok((code, formats::json(&status)).into_response())
 }
 
 impl Status {
-    fn of(context: &Context, total: Counts, lake: &LakeStatus) -> Self {
+    fn of(context: &Context, total: Counts, lake: &LakeStatus, influxdb: Option<InfluxState>) -> Self {
         let config = &context.config;
         let now = context.clock.now();
         let (log, devices, sequence) = {
@@ -255,7 +263,7 @@ impl Status {
                 late: lake.position.late,
                 failure,
             },
-            influxdb: context.influx.as_ref().map(|influx| InfluxState::of(influx.status())),
+            influxdb,
             query_store: config.query_store,
             devices: Bounded { count: devices, max: config.intake.devices_max },
             alerts_active: context.desk.active_count(),
@@ -289,9 +297,10 @@ struct InfluxState {
 }
 
 impl InfluxState {
-    fn of(InfluxStatus { behind_bytes, copied, written, refused, failure }: InfluxStatus) -> Self {
+    fn of(status: InfluxStatus, reader: &Reader) -> Result<Self, StateError> {
+        let InfluxStatus { position, copied, written, refused, failure } = status;
         let (error, since) = failure.unzip();
-        Self { behind_bytes, copied, written, refused, error, since }
+        Ok(Self { behind_bytes: reader.log_bytes_after(position)?, copied, written, refused, error, since })
     }
 }
 

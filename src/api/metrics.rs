@@ -40,6 +40,7 @@ fn refresh(context: &Context, lake: &LakeStatus) {
         let label = SourceLabel { source: source.name.to_string() };
         metrics.source_ready.get_or_create(&label).set(i64::from(source.is_ready()));
         metrics.source_connections.get_or_create(&label).set(gauge(source.connections.load(Ordering::Relaxed)));
+        metrics.source_replies_dropped.get_or_create(&label).set(gauge(source.replies_dropped.load(Ordering::Relaxed)));
         metrics.source_broker_dropped.get_or_create(&label).set(gauge(source.broker_dropped.load(Ordering::Relaxed)));
     }
     metrics.queue_messages.set(gauge(context.waiting.get().0 as u64));

@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 use tokio::sync::mpsc;
 
 use crate::decode::{self, Form, Limits, Memory};
-use crate::ingest::{self, Delivery, Receipt};
+use crate::ingest::{self, Delivery, Receipt, SourceStatus};
 use crate::intake::Entry;
 use crate::mapping::Mapper;
 use crate::model::{Decoded, Fault, Message, Normalised, Readings, Reason, Registry, Replay, SourceName, Unmapped};
@@ -41,6 +41,8 @@ pub(super) struct Converter {
     pub(super) live: Arc<Live>,
     pub(super) mapper: Arc<Mapper>,
     pub(super) memory: Memory,
+    /// Who answers senders, by source.
+    pub(super) sources: HashMap<SourceName, Arc<SourceStatus>>,
 }
 
 impl Converter {
@@ -77,6 +79,7 @@ impl Converter {
 
     fn entry(&mut self, message: Message, replay: Option<Replay>, registry: &Registry) -> Entry {
         // Whatever a message makes of the program, it does it alone.
+        self.memory.replayed = replay.is_some();
         let outcome = catch_unwind(AssertUnwindSafe(|| self.convert(&message, registry))).unwrap_or_else(|_panic| Err(panicked()));
         Entry { message, outcome, replay }
     }
@@ -91,7 +94,12 @@ impl Converter {
             let detail = "no subscription's topic filter holds it".to_owned();
             return Err(Fault { reason: Reason::Topic, at: String::new(), detail });
         };
-        let Decoded { devices, mut faults, .. } = decode::decode(form, message, &self.limits, &mut self.memory)?;
+        let Decoded { devices, mut faults, replies } = decode::decode(form, message, &self.limits, &mut self.memory)?;
+        if let Some(source) = self.sources.get(&message.source) {
+            for reply in replies {
+                source.reply(reply);
+            }
+        }
         let mut unmapped = Vec::new();
         let devices = devices.into_iter().map(|readings| self.mapper.map(&message.source, form.decoder, readings, &mut unmapped));
         let devices: Vec<Readings<'_>> = devices.collect();

@@ -43,6 +43,8 @@ pub async fn run(
 ) -> Result<(), IngestError> {
     let options = options(&settings)?;
     let (client, eventloop) = AsyncClient::new(options, REQUESTS);
+    // A source runs once.
+    drop(status.client.set(client.clone()));
     // Longer than everything that can be unacknowledged here, so that settling never waits for the network.
     let unacknowledged_max = inlet.depth().get().1 + HELD_MAX + 65_536;
     let (acknowledgements, to_send) = mpsc::channel(unacknowledged_max);
@@ -203,7 +205,12 @@ impl Session {
             .chain([(BROKER_DROPPED, QoS::AtMostOnce)])
             // Only what the broker kept may be marked as retained, not what a device sends with that mark (MQTT 5, 3.8.3.1);
             // and it need not come again with every connection.
-            .map(|(filter, qos)| Filter { retain_forward_rule: RetainForwardRule::OnNewSubscribe, ..Filter::new(filter, qos) });
+            .map(|(filter, qos)| Filter {
+                retain_forward_rule: RetainForwardRule::OnNewSubscribe,
+                // Replies are not for ourselves; of a shared subscription it cannot be asked (MQTT 5, 3.8.3.1).
+                nolocal: !filter.starts_with("$share/"),
+                ..Filter::new(filter, qos)
+            });
         self.client.try_subscribe_many(filters).map_err(|error| Broken::Request(error.to_string()))
     }
 

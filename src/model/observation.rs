@@ -355,6 +355,8 @@ pub enum Reason {
     WrongDimension,
     /// Of a form that is understood and not taken: an uplink whose bytes nobody decoded.
     Unsupported,
+    /// Names what only a birth certificate explains, which is not known.
+    BeforeBirth,
     /// No mapping knows any of its fields.
     Unmapped,
     /// The city already has as many devices as are allowed.
@@ -367,7 +369,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Topic,
         Self::Name,
         Self::TooLarge,
@@ -386,6 +388,7 @@ impl Reason {
         Self::UnknownUnit,
         Self::WrongDimension,
         Self::Unsupported,
+        Self::BeforeBirth,
         Self::Unmapped,
         Self::TooManyDevices,
         Self::RefusedByStore,
@@ -413,6 +416,7 @@ impl Reason {
             Self::UnknownUnit => "unknown-unit",
             Self::WrongDimension => "wrong-dimension",
             Self::Unsupported => "unsupported",
+            Self::BeforeBirth => "before-birth",
             Self::Unmapped => "unmapped",
             Self::TooManyDevices => "too-many-devices",
             Self::RefusedByStore => "refused-by-store",

@@ -32,7 +32,7 @@ pub use follow::Follower;
 
 use crate::config::Secret;
 use crate::model::{Catalogue, Districts, Timestamp};
-use crate::state::Live;
+use crate::state::{FollowerPosition, Live};
 
 /// The store's name among the followers of the log.
 pub const STORE: &str = "influxdb";
@@ -98,8 +98,8 @@ pub struct InfluxSettings {
 /// What is said of InfluxDB.
 #[derive(Clone, Debug, Default)]
 pub struct InfluxStatus {
-    /// Bytes of the log that are not yet written.
-    pub behind_bytes: u64,
+    /// What is written of the log.
+    pub position: FollowerPosition,
     /// Up to which phenomenon time the lake was copied; `None` once it is all there.
     pub copied: Option<Timestamp>,
     /// Points written since the start.
@@ -147,7 +147,9 @@ impl Influx {
         let client = client(http())?;
         // A question may take as long as its asker waits.
         let questions = reqwest11::Client::builder().connect_timeout(settings.timeout).build().map_err(InfluxError::Questions)?;
-        Ok(Self { writer, client, questions, settings, live, catalogue, districts, status: Mutex::default() })
+        // Until the follower has looked, nothing is known to be there.
+        let status = InfluxStatus { copied: Some(Timestamp::MIN), ..InfluxStatus::default() };
+        Ok(Self { writer, client, questions, settings, live, catalogue, districts, status: Mutex::new(status) })
     }
 
     /// What is said of it.

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use serde_json::json;
 
-use crate::support::{Broker, Outgoing, Publisher, Setup, eventually, wait_until};
+use crate::support::{Broker, Outgoing, Publisher, Setup, eventually, now_millis, wait_until};
 
 const UPLINK: &str = r#"{"end_device_ids":{"device_id":"d","dev_eui":"70B3D5"},"uplink_message":{"f_port":2,"f_cnt":1,
     "received_at":"2026-03-01T08:00:00Z","decoded_payload":{"TempC_SHT":21.5,"Hum_SHT":50,"BatV":3.6,"strain":7},
@@ -86,5 +86,66 @@ fn lines_are_written_as_to_influxdb_and_only_by_whom_may() {
         let code = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(code);
         (code == 403).then_some(())
     });
+    conca.stop();
+}
+
+/// A payload of Sparkplug B with one metric of type double: field numbers by hand.
+fn sparkplug(sequence: u8, name: Option<&str>, alias: u8, value: f64) -> Vec<u8> {
+    let mut metric = Vec::new();
+    if let Some(name) = name {
+        metric.extend([0x0A, u8::try_from(name.len()).unwrap()]);
+        metric.extend(name.as_bytes());
+    }
+    metric.extend([0x10, alias]);
+    if name.is_some() {
+        metric.extend([0x20, 10]);
+    }
+    metric.push(0x69);
+    metric.extend(value.to_le_bytes());
+    let mut payload = vec![0x08];
+    let mut millis = now_millis().cast_unsigned();
+    while millis > 0x7F {
+        payload.push((millis & 0x7F) as u8 | 0x80);
+        millis >>= 7;
+    }
+    payload.push(millis as u8);
+    payload.extend([0x12, u8::try_from(metric.len()).unwrap()]);
+    payload.extend(metric);
+    payload.extend([0x18, sequence]);
+    payload
+}
+
+#[test]
+fn an_edge_node_is_asked_for_its_birth_and_understood_after_it() {
+    let broker = Broker::start();
+    let subscription = json!({ "topic": "spBv1.0/#", "decoder": "sparkplug-b" });
+    let setup = Setup::of(&broker).source("subscriptions", toml::Value::try_from([subscription]).unwrap());
+    let conca = setup.start();
+    let mut node = Publisher::connect(broker.address());
+    node.subscribe("spBv1.0/city/NCMD/post-1");
+    node.send(&[Outgoing::new("spBv1.0/city/NDATA/post-1", sparkplug(5, None, 1, 20.5))]);
+    let (topic, command) = node.receive();
+    assert_eq!(topic, "spBv1.0/city/NCMD/post-1");
+    assert!(command.windows(20).any(|part| part == b"Node Control/Rebirth"), "{command:?}");
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    node.send(&[
+        Outgoing::new("spBv1.0/city/NBIRTH/post-1", sparkplug(0, Some("Sensors/Temperature"), 1, 21.5)),
+        Outgoing::new("spBv1.0/city/NDATA/post-1", sparkplug(1, None, 1, 22.5)),
+        Outgoing::new("spBv1.0/city/NDEATH/post-1", Vec::new()),
+    ]);
+    let looks = setup.looks();
+    let counts = looks.ledger_of(4);
+    assert_eq!((counts.accepted, counts.rejected), (3, 1), "{counts:?}");
+    let latest =
+        |property: &str| conca.get_json(&format!("/v1/latest?device=city:post-1&property={property}")).1["latest"][0]["value"].clone();
+    assert_eq!(latest("temperature"), 22.5);
+    assert_eq!(latest("connection"), 0.0, "offline");
+    // What came before the birth is understood now.
+    let (code, replayed) = conca.post_json("/v1/quarantine/replay", &json!({ "reason": "before-birth" }));
+    assert_eq!((code, &replayed["accepted"]), (200, &json!(0)), "the node has died: {replayed}");
+    node.send(&[Outgoing::new("spBv1.0/city/NBIRTH/post-1", sparkplug(0, Some("Sensors/Temperature"), 1, 23.5))]);
+    looks.ledger_of(5);
+    let (code, replayed) = conca.post_json("/v1/quarantine/replay", &json!({ "reason": "before-birth" }));
+    assert_eq!((code, &replayed["accepted"], &replayed["observations"]), (200, &json!(1), &json!(1)), "{replayed}");
     conca.stop();
 }

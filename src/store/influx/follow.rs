@@ -140,16 +140,16 @@ impl Follower {
     async fn let_go(&self) {
         let bytes_max = self.influx.settings.log_bytes_max;
         let looked = self.blocking(move |database, reader| {
-            let Some(attachment) = database.turn().attachment(STORE)? else { return Ok(0) };
+            let Some(attachment) = database.turn().attachment(STORE)? else { return Ok(()) };
             let bytes = reader.log_bytes_after(attachment.position)?;
             if bytes > bytes_max {
                 database.turn().detach(STORE)?;
                 tracing::error!(bytes, bytes_max, "InfluxDB is too far behind: the log goes on without it, and the lake will be copied");
             }
-            Ok(bytes)
+            Ok(())
         });
         match looked.await {
-            Ok(bytes) => self.influx.status.lock().behind_bytes = bytes,
+            Ok(()) => {}
             Err(error) => tracing::error!(error = crate::error_chain(&error), "cannot look how far behind InfluxDB is"),
         }
     }
@@ -167,7 +167,10 @@ impl Follower {
                 Ok(attachment)
             })
             .await?;
-        self.influx.status.lock().copied = attachment.copied;
+        {
+            let mut status = self.influx.status.lock();
+            (status.position, status.copied) = (attachment.position, attachment.copied);
+        }
         match attachment.copied {
             Some(copied) => self.copy(attachment, copied).await,
             None => self.follow(attachment).await,
@@ -214,7 +217,6 @@ impl Follower {
         let mut position = attachment.position;
         let blocks = self.blocking(move |_database, reader| reader.log_after(position, BLOCK_BYTES)).await?;
         if blocks.is_empty() {
-            self.influx.status.lock().behind_bytes = 0;
             return Ok(Step::Idle);
         }
         let mut lines = Lines::default();
@@ -239,13 +241,8 @@ impl Follower {
         }
         self.write_in_any_order(&lines).await?;
         let done = FollowerPosition { ordered: position.ordered, late: position.late };
-        let behind = self
-            .blocking(move |database, reader| {
-                database.turn().attach(STORE, &Attachment { position: done, copied: None })?;
-                reader.log_bytes_after(done)
-            })
-            .await?;
-        self.influx.status.lock().behind_bytes = behind;
+        self.blocking(move |database, _reader| database.turn().attach(STORE, &Attachment { position: done, copied: None })).await?;
+        self.influx.status.lock().position = done;
         Ok(Step::Worked)
     }
 

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use rumqttc::v5::mqttbytes::v5::{Connect, ConnectReturnCode, Login, Packet, PingReq, PubAckReason, Publish};
+use rumqttc::v5::mqttbytes::v5::{Connect, ConnectReturnCode, Filter, Login, Packet, PingReq, PubAckReason, Publish, Subscribe};
 use rumqttc::v5::mqttbytes::{Error, QoS};
 
 use super::{Identity, PATIENCE, now_millis};
@@ -190,6 +190,25 @@ impl Publisher {
             }
             Packet::PingResp(_) => Ok(None),
             other => Err(io::Error::other(format!("the broker says {other:?}"))),
+        }
+    }
+
+    /// Subscribes at QoS 0 and waits until that is granted.
+    pub(crate) fn subscribe(&mut self, filter: &str) {
+        let filters = vec![Filter::new(filter, QoS::AtMostOnce)];
+        self.write([Packet::Subscribe(Subscribe { pkid: 60_000, filters, properties: None })]).unwrap();
+        match self.read().unwrap() {
+            Packet::SubAck(_) => {}
+            other => panic!("the broker answers {other:?}"),
+        }
+    }
+
+    /// The next message of what is subscribed to: its topic and payload.
+    pub(crate) fn receive(&mut self) -> (String, Bytes) {
+        loop {
+            if let Packet::Publish(publish) = self.read().unwrap() {
+                return (String::from_utf8(publish.topic.to_vec()).unwrap(), publish.payload);
+            }
         }
     }
 
