@@ -11,6 +11,7 @@ mod influx_line;
 mod json;
 #[cfg(test)]
 mod material;
+mod ngsi;
 mod senml;
 mod sparkplug;
 mod topic;
@@ -45,6 +46,8 @@ pub enum Decoder {
     CayenneLpp,
     /// Events of ChirpStack, version 4, in JSON or protobuf.
     Chirpstack,
+    /// Entities and notifications of NGSI-v2 and NGSI-LD.
+    Ngsi,
     /// Sparkplug B, under the topics of its specification.
     SparkplugB,
 }
@@ -61,6 +64,7 @@ impl Decoder {
             Self::SenmlCbor => "senml-cbor",
             Self::CayenneLpp => "cayenne-lpp",
             Self::Chirpstack => "chirpstack",
+            Self::Ngsi => "ngsi",
             Self::SparkplugB => "sparkplug-b",
         }
     }
@@ -124,6 +128,7 @@ pub fn decode<'a>(form: &Form, message: &'a Message, limits: &Limits, memory: &m
         Decoder::SenmlCbor => senml::decode_cbor(form, message, limits),
         Decoder::CayenneLpp => cayenne_lpp::decode(form, message, limits),
         Decoder::Chirpstack => chirpstack::decode(form, message, limits, &mut memory.uplinks),
+        Decoder::Ngsi => ngsi::decode(form, message, limits),
         Decoder::SparkplugB => sparkplug::decode(form, message, limits, &mut memory.nodes, memory.replayed),
     }
 }
@@ -176,7 +181,7 @@ mod tests {
 
     pub(super) const LIMITS: Limits = Limits { payload_bytes_max: 65_536, readings_max: 50 };
 
-    const DECODERS: [Decoder; 9] = [
+    const DECODERS: [Decoder; 10] = [
         Decoder::V1,
         Decoder::Ttn,
         Decoder::Json,
@@ -185,6 +190,7 @@ mod tests {
         Decoder::SenmlCbor,
         Decoder::CayenneLpp,
         Decoder::Chirpstack,
+        Decoder::Ngsi,
         Decoder::SparkplugB,
     ];
 

@@ -29,6 +29,7 @@ const REMEMBERED_MAX: usize = 16_384;
 #[derive(Debug)]
 pub struct Mapper {
     dictionary: Dictionary,
+    built_in: Vec<Document>,
     rules: RwLock<Rules>,
 }
 
@@ -78,6 +79,8 @@ enum UnitRule {
     Always(String),
     /// Where the sender says nothing.
     Default(String),
+    /// Where the sender says nothing; what it says is taken as it is.
+    Assumed(String),
     /// The sender must say it.
     Needed,
 }
@@ -85,7 +88,7 @@ enum UnitRule {
 impl Mapper {
     /// Knows the built-in dictionary and the city's documents, the first that fits a field counts.
     pub fn new(dictionary: Dictionary, documents: Vec<Document>) -> Self {
-        Self { dictionary, rules: RwLock::new(Rules { documents, remembered: HashMap::new() }) }
+        Self { dictionary, built_in: Document::built_in(), rules: RwLock::new(Rules { documents, remembered: HashMap::new() }) }
     }
 
     /// The city's documents that are in force.
@@ -141,14 +144,15 @@ impl Mapper {
     }
 
     fn work_out(&self, documents: &[Document], key: &Key) -> Rule {
-        let fitting = documents.iter().filter(|document| document.applies.fits(&key.source, key.decoder, &key.model));
+        let fitting = documents.iter().chain(&self.built_in).filter(|document| document.applies.fits(&key.source, key.decoder, &key.model));
         if let Some(field) = fitting.flat_map(|document| &document.fields).find(|field| field.fits(&key.field)) {
             let Some(property) = &field.property else { return Rule::Ignore };
             let (default, _confidence) = self.dictionary.default_unit(property);
-            let unit = match (&field.unit, default) {
-                (Some(unit), _) => UnitRule::Always(self.dictionary.unit(unit).into_owned()),
-                (None, Some(unit)) => UnitRule::Default(unit.to_owned()),
-                (None, None) => UnitRule::Needed,
+            let unit = match (&field.unit, &field.assumed_unit, default) {
+                (Some(unit), ..) => UnitRule::Always(self.dictionary.unit(unit).into_owned()),
+                (None, Some(unit), _) => UnitRule::Assumed(self.dictionary.unit(unit).into_owned()),
+                (None, None, Some(unit)) => UnitRule::Default(unit.to_owned()),
+                (None, None, None) => UnitRule::Needed,
             };
             let (property, missing) = (property.clone(), field.missing.clone());
             let (scale, offset) = (field.scale, field.offset);
@@ -173,15 +177,16 @@ impl Mapper {
         };
         let said = reading.unit.as_deref().filter(|unit| !unit.trim().is_empty());
         let unit = match (&target.unit, said) {
-            (UnitRule::Always(unit), _) | (UnitRule::Default(unit), None) => Cow::Borrowed(unit.as_str()),
-            (UnitRule::Default(_) | UnitRule::Needed, Some(said)) => self.dictionary.unit(said),
+            (UnitRule::Always(unit), _) | (UnitRule::Default(unit) | UnitRule::Assumed(unit), None) => Cow::Borrowed(unit.as_str()),
+            (UnitRule::Default(_) | UnitRule::Assumed(_) | UnitRule::Needed, Some(said)) => self.dictionary.unit(said),
             (UnitRule::Needed, None) => return Err((Why::AmbiguousUnit, reading)),
         };
         if !target.only.is_empty() && !target.only.iter().any(|only| *only == unit) {
             drop(unit);
             return Err((Why::AmbiguousUnit, reading));
         }
-        let number = number.mul_add(target.scale, target.offset);
+        let is_as_it_is = matches!(target.unit, UnitRule::Assumed(_)) && said.is_some();
+        let number = if is_as_it_is { number } else { number.mul_add(target.scale, target.offset) };
         let (number, unit) = match self.dictionary.concentration(&target.property, &unit) {
             Some(factor) => (number * factor, "ug/m3".to_owned()),
             None => (number, unit.into_owned()),

@@ -25,18 +25,22 @@ pub const SENDERS: &[(&str, Decoder, Precision)] = &[
     ("influx/us/#", Decoder::InfluxLine, Precision::Microseconds),
     ("influx/ms/#", Decoder::InfluxLine, Precision::Milliseconds),
     ("influx/s/#", Decoder::InfluxLine, Precision::Seconds),
+    (NGSI, Decoder::Ngsi, Precision::Nanoseconds),
 ];
+
+/// The topic of what context brokers notify of.
+const NGSI: &str = "ngsi/notification";
 
 /// Faults of one message that are told; all are in the quarantine.
 const FAULTS_MAX: usize = 20;
 
 pub(super) fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::default().routes(routes!(send_message)).routes(routes!(write_lines))
+    OpenApiRouter::default().routes(routes!(send_message)).routes(routes!(write_lines)).routes(routes!(notify))
 }
 
 /// Whether an address takes observations: of whom, and of which media type, is judged there.
 pub(super) fn is_sending(path: &str) -> bool {
-    ["/v1/messages", "/api/v2/write"].contains(&path)
+    ["/v1/messages", "/v1/ngsi/notifications", "/api/v2/write"].contains(&path)
 }
 
 /// What became of a message.
@@ -101,6 +105,22 @@ pub(super) async fn take(shared: &Shared, topic: &str, payload: Vec<u8>) -> Resu
     tokio::time::timeout(timeout, settled).await.map_err(busy)?
 }
 
+/// Takes a notification of a context broker.
+///
+/// Where a subscription of Orion or Orion-LD sends its entities, in any form of NGSI-v2 or NGSI-LD. 204 says that it is durable; what is
+/// wrong with it is in the quarantine, and is no reason for the broker to give up the subscription. Needs the role write, operate or
+/// admin.
+#[utoipa::path(
+    post, path = "/v1/ngsi/notifications", tag = "intake",
+    request_body(content = String, content_type = "application/json"),
+    responses((status = 204, description = "All of it is durable: stored, or in the quarantine"), BodyErrors, Errors)
+)]
+async fn notify(State(shared): State<Shared>, _sender: Sender, params: Params, RawBody(body): RawBody) -> Result<Response, Problem> {
+    params.read(|_query| ())?;
+    take(&shared, NGSI, body).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
 /// Why a write failed, as InfluxDB 2 says it.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 struct WriteError {
@@ -152,7 +172,7 @@ async fn write_lines(State(shared): State<Shared>, _sender: Sender, params: Para
 fn parts(body: Vec<u8>, bytes_max: usize, readings_max: usize) -> Vec<Vec<u8>> {
     let mut parts: Vec<Vec<u8>> = Vec::new();
     let mut readings = 0;
-    for line in body.split_inclusive(|byte| *byte == b'\n') {
+    for line in lines(&body) {
         let of_line = line.split(|byte| *byte == b'=').skip(1).count().max(1);
         match parts.last_mut() {
             Some(part) if part.len() + line.len() <= bytes_max && readings + of_line <= readings_max => part.extend_from_slice(line),
@@ -164,6 +184,26 @@ fn parts(body: Vec<u8>, bytes_max: usize, readings_max: usize) -> Vec<Vec<u8>> {
         readings += of_line;
     }
     if parts.is_empty() { vec![body] } else { parts }
+}
+
+/// The lines of a body, each with its end. A line break inside a quoted text is none: texts stand in fields, behind the first blank
+/// that is not escaped.
+fn lines(body: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let (mut is_escaped, mut is_in_fields, mut is_in_text) = (false, false, false);
+    body.split_inclusive(move |byte| {
+        let (was_escaped, was_in_text) = (std::mem::take(&mut is_escaped), is_in_text);
+        match byte {
+            b'\\' => is_escaped = !was_escaped,
+            b' ' if !was_escaped => is_in_fields = true,
+            b'"' if is_in_fields && !was_escaped => is_in_text = !is_in_text,
+            b'\n' if !was_in_text => {
+                is_in_fields = false;
+                return true;
+            }
+            _ => {}
+        }
+        false
+    })
 }
 
 #[cfg(test)]
@@ -180,5 +220,8 @@ mod tests {
         assert_eq!(shown("a b=1,c=2\nd e=3\nf g=4\n", 100, 2), ["a b=1,c=2\n", "d e=3\nf g=4\n"]);
         assert_eq!(shown("a b=1\n", 3, 1), ["a b=1\n"]);
         assert_eq!(shown("", 3, 1), [""]);
+        let text = "a,t=\"x b=\"one\ntwo \\\" three\"\n";
+        assert_eq!(shown(&format!("{text}c d=1\n"), 10, 10), [text, "c d=1\n"]);
+        assert_eq!(shown("a\\ \"b c=1\nd e=2\n", 10, 10), ["a\\ \"b c=1\n", "d e=2\n"]);
     }
 }

@@ -8,6 +8,9 @@ use super::Dictionary;
 use crate::decode::Decoder;
 use crate::model::Catalogue;
 
+/// Files of documents about data models and feeds that state what their fields are. A city's own go before them.
+const BUILT_IN: [&str; 1] = [include_str!("../../schemas/mappings/smart-data-models.json")];
+
 /// How the fields of some devices are to be understood.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -43,6 +46,8 @@ pub struct FieldRule {
     pub property: Option<String>,
     /// Its unit, whatever the sender says: a UCUM code or a usual spelling. Left out: what the sender says, else the usual one, where there is one.
     pub unit: Option<String>,
+    /// Its unit where the sender names none, a UCUM code or a usual spelling. Where the sender names one, its number is taken as it is.
+    pub assumed_unit: Option<String>,
     /// The number is multiplied by this…
     #[serde(default = "one")]
     pub scale: f64,
@@ -74,6 +79,12 @@ pub enum DocumentError {
 }
 
 impl Document {
+    /// The built-in ones.
+    pub fn built_in() -> Vec<Self> {
+        let documents = BUILT_IN.iter().map(|text| serde_json::from_str::<Vec<Self>>(text).expect("they are tested"));
+        documents.flatten().collect()
+    }
+
     /// The JSON Schema of a file.
     pub fn schema() -> serde_json::Value {
         schemars::schema_for!(Self).to_value()
@@ -109,8 +120,10 @@ impl Document {
             let unknown = property.map(|property| format!("/fields/{index}/property: {property:?} is not in the catalogue"));
             let numbers = [field.scale, field.offset].iter().chain(&field.missing).all(|number| number.is_finite()) && field.scale != 0.0;
             let number = (!numbers).then(|| format!("/fields/{index}: numbers are finite, and no scale is zero"));
-            let unit = field.unit.as_deref().filter(|unit| !is_ucum(&dictionary.unit(unit)));
-            let unit = unit.map(|unit| format!("/fields/{index}/unit: {unit:?} is neither a UCUM code nor a usual spelling"));
+            let unit = [("unit", &field.unit), ("assumed_unit", &field.assumed_unit)].into_iter().find_map(|(key, unit)| {
+                let unit = unit.as_deref().filter(|unit| !is_ucum(&dictionary.unit(unit)))?;
+                Some(format!("/fields/{index}/{key}: {unit:?} is neither a UCUM code nor a usual spelling"))
+            });
             [unknown, number, unit].into_iter().flatten()
         })
     }
@@ -165,7 +178,17 @@ fn matches(pattern: &str, text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::matches;
+    use super::{Document, matches};
+    use crate::mapping::Dictionary;
+    use crate::model::Catalogue;
+
+    #[test]
+    fn built_in_documents_fit_the_catalogue() {
+        let (catalogue, dictionary) = (Catalogue::built_in(), Dictionary::built_in());
+        for document in Document::built_in() {
+            assert_eq!(document.problems(&catalogue, &dictionary).collect::<Vec<_>>(), Vec::<String>::new(), "{}", document.id);
+        }
+    }
 
     #[test]
     fn a_star_stands_for_anything() {

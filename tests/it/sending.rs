@@ -149,3 +149,28 @@ fn an_edge_node_is_asked_for_its_birth_and_understood_after_it() {
     assert_eq!((code, &replayed["accepted"], &replayed["observations"]), (200, &json!(1), &json!(1)), "{replayed}");
     conca.stop();
 }
+
+#[test]
+fn a_context_broker_notifies_and_its_entities_are_observations() {
+    let setup = Setup::new();
+    let conca = setup.start_unready();
+    let notification = r#"{"id":"urn:ngsi-ld:Notification:1","type":"Notification","subscriptionId":"s","notifiedAt":"2026-03-01T08:05:00Z","data":[
+        {"id":"urn:ngsi-ld:WeatherObserved:pa-1","type":"WeatherObserved","dateObserved":{"type":"Property","value":{"@type":"DateTime","@value":"2026-03-01T08:00:00Z"}},
+         "temperature":{"type":"Property","value":69.8,"unitCode":"FAH"},"relativeHumidity":{"type":"Property","value":0.54},
+         "location":{"type":"GeoProperty","value":{"type":"Point","coordinates":[13.36,38.11]}}}, {"id":"x"}]}"#;
+    assert_eq!(conca.send("POST", "/v1/ngsi/notifications", "application/ld+json", notification), (204, String::new()));
+    let (_code, rows) = conca.get_json("/v1/observations?device=pa-1&from=2026-03-01T08:00:00Z&to=2026-03-01T08:01:00Z");
+    let values: Vec<(&str, f64)> = rows["observations"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| (row["property"].as_str().unwrap(), row["value"].as_f64().unwrap()))
+        .collect();
+    assert_eq!(values, [("temperature", 21.0), ("humidity", 54.0)]);
+    let (_code, quarantine) = conca.get_json("/v1/quarantine");
+    assert!(quarantine["items"][0]["faults"].to_string().contains("/data/1/type"), "{quarantine}");
+    // Whatever comes is kept.
+    assert_eq!(conca.send("POST", "/v1/ngsi/notifications", "application/json", "no json").0, 204);
+    assert_eq!(setup.looks().ledger().rejected, 1);
+    conca.stop();
+}
