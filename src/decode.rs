@@ -6,13 +6,16 @@
 
 mod cayenne_lpp;
 mod chirpstack;
+mod datex2;
 mod fields;
+mod gtfs_realtime;
 mod influx_line;
 mod json;
 #[cfg(test)]
 mod material;
 mod ngsi;
 mod senml;
+mod sensor_community;
 mod sparkplug;
 mod topic;
 mod ttn;
@@ -48,6 +51,12 @@ pub enum Decoder {
     Chirpstack,
     /// Entities and notifications of NGSI-v2 and NGSI-LD.
     Ngsi,
+    /// Pushes and API answers of sensor.community.
+    SensorCommunity,
+    /// Vehicle positions of GTFS Realtime, in protobuf.
+    GtfsRealtime,
+    /// Measured data of DATEX II, in XML or JSON.
+    Datex2,
     /// Sparkplug B, under the topics of its specification.
     SparkplugB,
 }
@@ -65,6 +74,9 @@ impl Decoder {
             Self::CayenneLpp => "cayenne-lpp",
             Self::Chirpstack => "chirpstack",
             Self::Ngsi => "ngsi",
+            Self::SensorCommunity => "sensor-community",
+            Self::GtfsRealtime => "gtfs-realtime",
+            Self::Datex2 => "datex2",
             Self::SparkplugB => "sparkplug-b",
         }
     }
@@ -129,6 +141,9 @@ pub fn decode<'a>(form: &Form, message: &'a Message, limits: &Limits, memory: &m
         Decoder::CayenneLpp => cayenne_lpp::decode(form, message, limits),
         Decoder::Chirpstack => chirpstack::decode(form, message, limits, &mut memory.uplinks),
         Decoder::Ngsi => ngsi::decode(form, message, limits),
+        Decoder::SensorCommunity => sensor_community::decode(form, message, limits),
+        Decoder::GtfsRealtime => gtfs_realtime::decode(form, message, limits),
+        Decoder::Datex2 => datex2::decode(form, message, limits),
         Decoder::SparkplugB => sparkplug::decode(form, message, limits, &mut memory.nodes, memory.replayed),
     }
 }
@@ -181,7 +196,7 @@ mod tests {
 
     pub(super) const LIMITS: Limits = Limits { payload_bytes_max: 65_536, readings_max: 50 };
 
-    const DECODERS: [Decoder; 10] = [
+    const DECODERS: [Decoder; 13] = [
         Decoder::V1,
         Decoder::Ttn,
         Decoder::Json,
@@ -191,6 +206,9 @@ mod tests {
         Decoder::CayenneLpp,
         Decoder::Chirpstack,
         Decoder::Ngsi,
+        Decoder::SensorCommunity,
+        Decoder::GtfsRealtime,
+        Decoder::Datex2,
         Decoder::SparkplugB,
     ];
 

@@ -307,7 +307,7 @@ impl SourceStatus {
     /// Tells a sender something, at QoS 0: it is dropped and counted where the broker is away or takes no more.
     pub fn reply(&self, Reply { topic, payload }: Reply) {
         let client = self.client.get().filter(|_client| self.is_ready());
-        if !client.is_some_and(|client| client.try_publish(topic, QoS::AtMostOnce, false, payload).is_ok()) {
+        if client.is_none_or(|client| client.try_publish(topic, QoS::AtMostOnce, false, payload).is_err()) {
             self.replies_dropped.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -226,16 +226,14 @@ fn readings(
             if value.get("coordinates").is_some() {
                 continue;
             }
-            fields.time = match attribute.time {
-                None => time,
-                Some(own) => match instant(own) {
-                    Some(own) => own,
-                    None => {
-                        faults.push(invalid_time(name, own));
-                        continue;
-                    }
-                },
-            };
+            let own = attribute.time.map(|own| instant(own).ok_or_else(|| invalid_time(name, own)));
+            match own.transpose() {
+                Ok(own) => fields.time = own.unwrap_or(time),
+                Err(fault) => {
+                    faults.push(fault);
+                    continue;
+                }
+            }
             let path = attribute.dataset.map_or_else(|| short.to_owned(), |dataset| format!("{short}.{}", last_part(dataset)));
             match scalar(value) {
                 Some(told) if !is_date(value) => fields.push(&path, told, attribute.unit)?,

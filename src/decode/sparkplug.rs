@@ -51,7 +51,7 @@ const UNITS: [&str; 5] = ["engUnit", "engUnits", "Engineering Units", "unit", "u
 /// What births said.
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
-    nodes: HashMap<String, Node>,
+    by_name: HashMap<String, Node>,
     /// By the time of their first message.
     order: VecDeque<String>,
     metrics: usize,
@@ -144,7 +144,7 @@ pub(super) fn decode(
         // A will of an earlier connection.
         return Ok(Decoded::default());
     }
-    let node = nodes.nodes.get_mut(&id);
+    let node = nodes.by_name.get_mut(&id);
     let mut must_ask = false;
     if address.verb != Verb::Death {
         let is_known = node.as_ref().is_some_and(|node| {
@@ -153,14 +153,13 @@ pub(super) fn decode(
         must_ask = !is_known;
         for metric in &payload.metrics {
             let known = node.as_deref().and_then(|node| node.find(address.device, metric));
-            match known.or_else(|| Known::of(metric)) {
-                Some(known) => collected.take(metric, &known)?,
-                None => {
-                    must_ask = true;
-                    let alias = metric.alias.map_or_else(|| "without name and alias".to_owned(), |alias| format!("alias {alias}"));
-                    let detail = format!("{alias}: no birth of {id} that is known names it; it was asked for");
-                    collected.refuse(&alias, Reason::BeforeBirth, detail)?;
-                }
+            if let Some(known) = known.or_else(|| Known::of(metric)) {
+                collected.take(metric, &known)?;
+            } else {
+                must_ask = true;
+                let alias = metric.alias.map_or_else(|| "without name and alias".to_owned(), |alias| format!("alias {alias}"));
+                let detail = format!("{alias}: no birth of {id} that is known names it; it was asked for");
+                collected.refuse(&alias, Reason::BeforeBirth, detail)?;
             }
         }
     }
@@ -264,16 +263,16 @@ fn rebirth(address: Address<'_>, now: Timestamp) -> Reply {
 impl Nodes {
     /// Learns what a message says of births and deaths. `false` for a death that is not that of the present life.
     fn take(&mut self, id: &str, address: Address<'_>, payload: &Payload, replayed: bool) -> bool {
-        if !self.nodes.contains_key(id) {
-            if self.nodes.len() >= NODES_MAX
+        if !self.by_name.contains_key(id) {
+            if self.by_name.len() >= NODES_MAX
                 && let Some(oldest) = self.order.pop_front()
             {
                 self.forget(&oldest);
             }
             self.order.push_back(id.to_owned());
-            self.nodes.insert(id.to_owned(), Node::default());
+            self.by_name.insert(id.to_owned(), Node::default());
         }
-        let Some(node) = self.nodes.get_mut(id) else { return true };
+        let Some(node) = self.by_name.get_mut(id) else { return true };
         match (address.verb, address.device) {
             (Verb::Death, None) => {
                 if node.is_born && node.death.is_some() && node.death != death(payload) {
@@ -307,7 +306,7 @@ impl Nodes {
     }
 
     fn forget(&mut self, id: &str) {
-        if let Some(mut node) = self.nodes.remove(id) {
+        if let Some(mut node) = self.by_name.remove(id) {
             self.metrics = self.metrics.saturating_sub(node.clear());
         }
     }

@@ -9,7 +9,8 @@ use crate::decode::Decoder;
 use crate::model::Catalogue;
 
 /// Files of documents about data models and feeds that state what their fields are. A city's own go before them.
-const BUILT_IN: [&str; 1] = [include_str!("../../schemas/mappings/smart-data-models.json")];
+const BUILT_IN: [&str; 2] =
+    [include_str!("../../schemas/mappings/smart-data-models.json"), include_str!("../../schemas/mappings/feeds.json")];
 
 /// How the fields of some devices are to be understood.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, schemars::JsonSchema)]
