@@ -12,6 +12,7 @@ mod secret;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -19,7 +20,7 @@ use serde::Deserialize;
 pub use check::Problem;
 pub use secret::{Secret, TokenHash};
 
-use crate::decode::{Decoder, Form, TopicPattern};
+use crate::decode::{Decoder, Form, Layout, TopicPattern};
 use crate::model::{DurationText, SourceName};
 use crate::quality::Check;
 
@@ -223,13 +224,16 @@ pub struct Subscription {
     /// Where the topic names its sender, for payloads that may not: `sensors/{kind}/{device}/+`, with the levels
     /// `{device}`, `{kind}`, `{domain}`, `+`, a last `#`, or literal ones. Left out: the last level is the device.
     pub names: Option<String>,
+    /// How tables (`csv`) and free JSON (`json`) are to be read: which column or key is which.
+    #[schemars(with = "Option<Layout>")]
+    pub layout: Option<Arc<Layout>>,
 }
 
 impl Subscription {
     /// How its messages are decoded.
     pub fn form(&self) -> Form {
         let topic = self.names.as_deref().map_or_else(TopicPattern::default, |names| names.parse().expect("the configuration was checked"));
-        Form { decoder: self.decoder, topic, ..Form::default() }
+        Form { decoder: self.decoder, topic, layout: self.layout.clone(), ..Form::default() }
     }
 }
 
@@ -508,7 +512,7 @@ mod default {
     }
 
     pub(super) fn subscriptions() -> Vec<Subscription> {
-        vec![Subscription { topic: "conca/v1/#".to_owned(), qos: 1, share: None, decoder: Decoder::V1, names: None }]
+        vec![Subscription { topic: "conca/v1/#".to_owned(), qos: 1, share: None, decoder: Decoder::V1, names: None, layout: None }]
     }
 
     impl Default for Config {

@@ -6,11 +6,13 @@
 
 mod cayenne_lpp;
 mod chirpstack;
+mod csv;
 mod datex2;
 mod fields;
 mod gtfs_realtime;
 mod influx_line;
 mod json;
+mod layout;
 #[cfg(test)]
 mod material;
 mod ngsi;
@@ -22,8 +24,11 @@ mod ttn;
 mod uplinks;
 mod v1;
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
+pub use layout::Layout;
 pub use topic::{InvalidPattern, TopicNames, TopicPattern};
 
 use crate::model::{Decoded, Fault, Message, Reason};
@@ -37,8 +42,10 @@ pub enum Decoder {
     V1,
     /// Uplinks of The Things Stack, version 3, as JSON.
     Ttn,
-    /// Any JSON object or array of objects with numbers in it.
+    /// Any JSON object or array of objects with numbers in it; a layout may say more.
     Json,
+    /// Tables as CSV; a layout may say which column is which.
+    Csv,
     /// InfluxDB line protocol, times in nanoseconds.
     InfluxLine,
     /// RFC 8428 Sensor Measurement Lists in JSON.
@@ -68,6 +75,7 @@ impl Decoder {
             Self::V1 => "v1",
             Self::Ttn => "ttn",
             Self::Json => "json",
+            Self::Csv => "csv",
             Self::InfluxLine => "influx-line",
             Self::SenmlJson => "senml-json",
             Self::SenmlCbor => "senml-cbor",
@@ -91,6 +99,8 @@ pub struct Form {
     pub topic: TopicPattern,
     /// What a number of line protocol's times is.
     pub precision: Precision,
+    /// How tables and free JSON are to be read.
+    pub layout: Option<Arc<Layout>>,
 }
 
 /// What a number of line protocol's times is.
@@ -134,6 +144,7 @@ pub fn decode<'a>(form: &Form, message: &'a Message, limits: &Limits, memory: &m
     match form.decoder {
         Decoder::V1 => v1::decode(message, limits),
         Decoder::Ttn => ttn::decode(form, message, limits, &mut memory.uplinks),
+        Decoder::Csv => csv::decode(form, message, limits),
         Decoder::Json => json::decode(form, message, limits),
         Decoder::InfluxLine => influx_line::decode(form, message, limits),
         Decoder::SenmlJson => senml::decode_json(form, message, limits),
@@ -196,10 +207,11 @@ mod tests {
 
     pub(super) const LIMITS: Limits = Limits { payload_bytes_max: 65_536, readings_max: 50 };
 
-    const DECODERS: [Decoder; 13] = [
+    const DECODERS: [Decoder; 14] = [
         Decoder::V1,
         Decoder::Ttn,
         Decoder::Json,
+        Decoder::Csv,
         Decoder::InfluxLine,
         Decoder::SenmlJson,
         Decoder::SenmlCbor,

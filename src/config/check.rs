@@ -7,7 +7,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::{Config, Source, StoreName};
-use crate::decode::TopicPattern;
+use crate::decode::{Decoder, TopicPattern};
 use crate::model::SourceName;
 
 /// One thing that is wrong.
@@ -188,6 +188,12 @@ fn source_problems(source: &Source) -> Vec<(&'static str, String)> {
         }
         if let Some(Err(error)) = subscription.names.as_ref().map(|names| names.parse::<TopicPattern>()) {
             problems.push(("subscriptions", format!("names: {error}")));
+        }
+        if let Some(layout) = &subscription.layout {
+            if ![Decoder::Csv, Decoder::Json].contains(&subscription.decoder) {
+                problems.push(("subscriptions", "layout: only csv and json have one".to_owned()));
+            }
+            problems.extend(layout.problems().into_iter().map(|problem| ("subscriptions", format!("layout: {problem}"))));
         }
         if let Some(group) = subscription.share.as_ref().filter(|group| group.is_empty() || group.contains(['/', '+', '#'])) {
             problems.push(("subscriptions", format!("{group:?} is no name of a group")));

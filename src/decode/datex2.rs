@@ -175,7 +175,7 @@ fn quantities<'a>(tree: &'a Json, above: &[&'a str], found: &mut Vec<(&'static s
         [key, &format!("@{key}")]
             .iter()
             .filter_map(|key| object.get(*key))
-            .any(|value| value.as_str().is_some_and(|text| text == wanted) || (wanted == "true" && *value == &Json::Bool(true)))
+            .any(|value| value.as_str().is_some_and(|text| text == wanted) || (wanted == "true" && value.as_bool() == Some(true)))
     };
     if is("dataError", "true") || is("numberOfInputValuesUsed", "0") {
         return;

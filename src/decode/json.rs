@@ -1,12 +1,14 @@
 //! Any JSON: an object, or an array of objects, each of one device at one time.
 //!
 //! The usual keys tell device, time and place; every other number, truth value and word is a field, of any depth. Where no
-//! key tells the device the topic does, where none tells the time it is that of receipt.
+//! key tells the device the topic does, where none tells the time it is that of receipt. A [`Layout`] says where the records are and which
+//! key, or pointer within a record, is which.
 
 use serde_json::{Map, Value as Json};
 
-use super::fields::{Fields, number, position};
-use super::{Form, Limits, not_json, text, whole};
+use super::fields::{Fields, number, position, scalar};
+use super::layout::{self, Layout, since_1970};
+use super::{Form, Limits, excerpt, not_json, text, too_many, whole};
 use crate::model::{Decoded, DeviceId, DeviceKind, Fault, Message, Readings, Reason, Timestamp, Vocabulary};
 
 const DEVICE: [&str; 8] = ["device", "device_id", "deviceId", "dev_eui", "sensor_id", "sensorId", "serial", "id"];
@@ -17,26 +19,31 @@ const LATITUDE: [&str; 2] = ["lat", "latitude"];
 /// Decodes one message.
 pub(super) fn decode<'a>(form: &Form, message: &'a Message, limits: &Limits) -> Result<Decoded<'a>, Fault> {
     let json: Json = serde_json::from_str(text(message)?).map_err(|error| not_json(&error))?;
-    let (records, is_array) = match json {
-        Json::Array(records) => (records, true),
-        record => (vec![record], false),
+    let pointer = form.layout.as_ref().and_then(|layout| layout.records.as_deref());
+    let records = match (pointer, &json) {
+        (Some(pointer), _) => layout::records(&json, pointer),
+        (None, Json::Array(records)) => records.iter().enumerate().map(|(index, record)| (format!("/{index}"), record)).collect(),
+        (None, record) => vec![(String::new(), record)],
     };
     if records.len() > limits.readings_max {
         return Err(whole(Reason::TooManyReadings, format!("more than {} records", limits.readings_max)));
     }
     let mut decoded = Decoded::default();
     let mut left = limits.readings_max;
-    for (index, record) in records.iter().enumerate() {
-        let at = if is_array { format!("/{index}") } else { String::new() };
+    for (at, record) in records {
         let limits = Limits { readings_max: left, ..*limits };
-        match readings(form, message, record, &limits) {
+        let readings = match &form.layout {
+            Some(layout) => laid_out(layout, form, message, record, &limits),
+            None => readings(form, message, record, &limits),
+        };
+        match readings {
             Ok(readings) => {
                 left -= readings.readings.len();
                 decoded.devices.push(readings);
             }
-            Err(fault) if fault.reason == Reason::TooManyReadings => return Err(fault),
+            Err(fault) if fault.reason == Reason::TooManyReadings || left == 0 => return Err(too_many(&limits)),
             Err(fault) => {
-                left = left.saturating_sub(1);
+                left -= 1;
                 decoded.faults.push(Fault { at: at + &fault.at, ..fault });
             }
         }
@@ -44,16 +51,62 @@ pub(super) fn decode<'a>(form: &Form, message: &'a Message, limits: &Limits) -> 
     Ok(decoded)
 }
 
+fn word(value: &Json) -> Option<String> {
+    match value {
+        Json::String(word) => Some(word.clone()),
+        Json::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+/// A record by its layout.
+fn laid_out(layout: &Layout, form: &Form, message: &Message, record: &Json, limits: &Limits) -> Result<Readings<'static>, Fault> {
+    let Json::Object(object) = record else {
+        return Err(whole(Reason::Shape, "an object is expected".to_owned()));
+    };
+    let names = form.topic.find(&message.topic);
+    let find = |name: &Option<String>| name.as_deref().and_then(|name| layout::find(record, name));
+    let told_device = find(&layout.device).and_then(word).or_else(|| names.device.map(str::to_owned)).filter(|device| !device.is_empty());
+    let device = told_device.ok_or_else(|| whole(Reason::Name, "neither the record nor the topic names a device".to_owned()))?;
+    let told: Vec<String> = layout.time.iter().filter_map(|name| layout::find(record, name).and_then(word)).collect();
+    let time = match layout.instant(&told.join(" ")) {
+        Some(time) => time,
+        None if told.is_empty() => message.received,
+        None => {
+            let detail = format!("{:?} is no time of the layout's form", excerpt(&told.join(" ")));
+            return Err(Fault { reason: Reason::InvalidTime, at: String::new(), detail });
+        }
+    };
+    let mut fields = Fields::new(time, limits);
+    fields.position = position(find(&layout.longitude), find(&layout.latitude));
+    let is_missing = |value: &Json| word(value).is_some_and(|word| layout.is_missing(&word));
+    if let (Some(property), Some(value)) = (&layout.property, &layout.value) {
+        let name = layout::find(record, property).and_then(word);
+        let name = name.ok_or_else(|| whole(Reason::Shape, "no property".to_owned()))?;
+        let unit = find(&layout.unit).and_then(Json::as_str);
+        if let Some(value) = layout::find(record, value).filter(|value| !is_missing(value)).and_then(scalar) {
+            fields.push(&name, value, unit)?;
+        }
+    } else {
+        let is_left_out = |key: &str| layout.tells(key) || layout.ignores(key) || object.get(key).is_some_and(is_missing);
+        fields.collect_object("", object, is_left_out)?;
+    }
+    let kind = find(&layout.kind).and_then(word);
+    Ok(Readings {
+        device: DeviceId::from_foreign(&device),
+        kind: DeviceKind::from_foreign(kind.as_deref().or(names.kind).unwrap_or("sensor")),
+        domain: names.domain,
+        vocabulary: Vocabulary::Sender { model: None },
+        readings: fields.into_readings(),
+    })
+}
+
 fn readings(form: &Form, message: &Message, record: &Json, limits: &Limits) -> Result<Readings<'static>, Fault> {
     let Json::Object(record) = record else {
         return Err(whole(Reason::Shape, "an object is expected".to_owned()));
     };
     let names = form.topic.find(&message.topic);
-    let told = first(record, &DEVICE).and_then(|(_key, device)| match device {
-        Json::String(device) => Some(device.clone()),
-        Json::Number(device) => Some(device.to_string()),
-        _ => None,
-    });
+    let told = first(record, &DEVICE).and_then(|(_key, device)| word(device));
     let Some(device) = told.or_else(|| names.device.map(str::to_owned)).filter(|device| !device.is_empty()) else {
         return Err(whole(Reason::Name, "neither the payload nor the topic names a device".to_owned()));
     };
@@ -82,26 +135,40 @@ fn first<'a>(record: &'a Map<String, Json>, keys: &[&'static str]) -> Option<(&'
     keys.iter().find_map(|key| record.get(*key).filter(|value| !value.is_null()).map(|value| (*key, value)))
 }
 
-/// RFC 3339, or a number since 1970: in which unit its size tells, since each names another century.
+/// RFC 3339, or a number since 1970.
 fn instant(value: &Json) -> Option<Timestamp> {
-    if let Some(time) = value.as_str().and_then(|text| text.parse().ok()) {
-        return Some(time);
-    }
-    let number = number(value).filter(|number| *number >= 0.0)?;
-    let micros = match number {
-        seconds if seconds < 1e11 => seconds * 1e6,
-        millis if millis < 1e14 => millis * 1e3,
-        micros if micros < 1e17 => micros,
-        nanos => nanos / 1e3,
-    };
-    #[expect(clippy::cast_possible_truncation, reason = "far below 2^63, or clamped by the cast and refused")]
-    Timestamp::from_micros(micros.round() as i64).ok()
+    value.as_str().and_then(|text| text.parse().ok()).or_else(|| since_1970(number(value)?))
 }
 
 #[cfg(test)]
 mod tests {
     use crate::decode::tests::check;
     use crate::decode::{Decoder, Form};
+
+    #[test]
+    fn a_layout_says_which_key_is_which() {
+        let layout = |text: &str| {
+            let layout = Some(std::sync::Arc::new(serde_json::from_str(text).unwrap()));
+            Form { decoder: Decoder::Json, topic: "s/{device}".parse().unwrap(), layout, ..Form::default() }
+        };
+        check(
+            &layout(
+                r#"{"records":"/result/*/values/*","device":"/meta/sn","kind":"k","time":["d","t"],"time_format":"%d/%m/%Y %H:%M","time_zone":"Europe/Rome",
+                       "longitude":"/at/0","latitude":"/at/1","missing":["-999"],"ignore":["fw*"]}"#,
+            ),
+            "s/g",
+            r#"{"result":[{"values":[{"meta":{"sn":7},"k":"air","d":"01/03/2026","t":"09:00","at":[13.36,38.11],"pm10":12.5,"no2":-999,"fw_version":3},
+                {"d":"x","t":"y"}]},{"values":[{"pm10":1,"d":null}, 5]}]}"#,
+            "7 air \npm10=12.5 @13.36,38.11\ng sensor \npm10=1\n\
+             fault: invalid-time at /result/0/values/1: \"x y\" is no time of the layout's form\nfault: shape at /result/1/values/1: an object is expected",
+        );
+        check(
+            &layout(r#"{"records":"/*","property":"type","value":"v","unit":"u"}"#),
+            "s/g",
+            r#"{"a":{"type":"pm10","v":"3.5","u":"ug/m3"},"b":{"v":1}}"#,
+            "g sensor \npm10=3.5 ug/m3\nfault: shape at /b: no property",
+        );
+    }
 
     #[test]
     fn records_give_their_fields() {
