@@ -108,7 +108,7 @@ fn sparkplug(sequence: u8, name: Option<&str>, alias: u8, value: f64) -> Vec<u8>
         payload.push((millis & 0x7F) as u8 | 0x80);
         millis >>= 7;
     }
-    payload.push(millis as u8);
+    payload.push(u8::try_from(millis).unwrap());
     payload.extend([0x12, u8::try_from(metric.len()).unwrap()]);
     payload.extend(metric);
     payload.extend([0x18, sequence]);
