@@ -296,7 +296,8 @@ impl Service {
                 .chain([http_route(&config.ingest.http)])
                 .collect(),
             limits: decode::Limits { payload_bytes_max: config.ingest.payload_bytes_max, readings_max: config.ingest.readings_max },
-            normaliser: Normaliser::new(catalogue, Arc::clone(&districts)),
+            normaliser: Normaliser::new(Arc::clone(&catalogue), Arc::clone(&districts)),
+            catalogue,
             live: Arc::clone(database.live()),
             mapper,
             memory: decode::Memory::default(),

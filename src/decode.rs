@@ -14,7 +14,7 @@ mod influx_line;
 mod json;
 mod layout;
 #[cfg(test)]
-mod material;
+pub(crate) mod material;
 mod ngsi;
 mod senml;
 mod sensor_community;
@@ -199,7 +199,7 @@ pub(crate) fn excerpt(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -224,7 +224,7 @@ mod tests {
         Decoder::SparkplugB,
     ];
 
-    pub(super) fn message(topic: &str, payload: &[u8]) -> Message {
+    pub(crate) fn message(topic: &str, payload: &[u8]) -> Message {
         Message {
             source: SourceName::try_from("any").unwrap(),
             topic: topic.into(),

@@ -22,7 +22,8 @@ pub use document::{Applies, Document, DocumentError, FieldRule};
 use crate::decode::Decoder;
 use crate::model::{Reading, Readings, SourceName, Unmapped, Value, Vocabulary, Why};
 
-/// Lookups that are remembered: more than a city's kinds of device have fields.
+/// Lookups that are remembered, twice: more than a city's kinds of device have fields. A sender that invents names makes those be forgotten
+/// that nobody uses.
 const REMEMBERED_MAX: usize = 16_384;
 
 /// Turns readings in their senders' words into readings in the catalogue's.
@@ -35,8 +36,10 @@ pub struct Mapper {
 
 #[derive(Debug, Default)]
 struct Rules {
-    documents: Vec<Document>,
+    documents: Arc<Vec<Document>>,
     remembered: HashMap<Key, Arc<Rule>>,
+    /// Those of the time before, until they are used again or it was long ago.
+    before: HashMap<Key, Arc<Rule>>,
 }
 
 /// What a rule depends on.
@@ -71,6 +74,8 @@ struct Target {
     only: Vec<String>,
     /// It is one of several channels by its name: one without a number goes before it.
     is_channel: bool,
+    /// Where the device is in water, soil or a pipe, it is something else.
+    is_of_air: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -88,17 +93,21 @@ enum UnitRule {
 impl Mapper {
     /// Knows the built-in dictionary and the city's documents, the first that fits a field counts.
     pub fn new(dictionary: Dictionary, documents: Vec<Document>) -> Self {
-        Self { dictionary, built_in: Document::built_in(), rules: RwLock::new(Rules { documents, remembered: HashMap::new() }) }
+        Self {
+            dictionary,
+            built_in: Document::built_in(),
+            rules: RwLock::new(Rules { documents: Arc::new(documents), ..Rules::default() }),
+        }
     }
 
     /// The city's documents that are in force.
     pub fn documents(&self) -> Vec<Document> {
-        self.rules.read().documents.clone()
+        self.rules.read().documents.to_vec()
     }
 
     /// Puts other documents in force, from the next message on.
     pub fn replace(&self, documents: Vec<Document>) {
-        *self.rules.write() = Rules { documents, remembered: HashMap::new() };
+        *self.rules.write() = Rules { documents: Arc::new(documents), ..Rules::default() };
     }
 
     /// Names what it knows by the catalogue; what it does not know is added to `unmapped`.
@@ -116,12 +125,14 @@ impl Mapper {
             Err((why, reading)) => unmapped.push(Unmapped::of(&readings.device, decoder.as_str(), &model, &reading, why)),
         };
         let mut channels = Vec::new();
+        let is_immersed = readings.readings.iter().any(|reading| self.dictionary.is_immersed(&reading.name, reading.unit.as_deref()));
         for reading in readings.readings {
             let key = Key { source: source.to_string(), decoder, model: model.clone(), field: reading.name.to_string() };
             let rule = self.rule(key);
             match &*rule {
                 Rule::Ignore => {}
                 Rule::Unmapped(why) => settle(Err((*why, reading))),
+                Rule::Map(target) if is_immersed && target.is_of_air => settle(Err((Why::AmbiguousMedium, reading))),
                 Rule::Map(target) if target.is_missing(&reading.value) => {}
                 Rule::Map(target) if target.is_channel => channels.push(self.apply(target, reading)),
                 Rule::Map(target) => settle(self.apply(target, reading)),
@@ -132,12 +143,21 @@ impl Mapper {
     }
 
     fn rule(&self, key: Key) -> Arc<Rule> {
-        if let Some(rule) = self.rules.read().remembered.get(&key) {
-            return Arc::clone(rule);
-        }
+        let (documents, before) = {
+            let rules = self.rules.read();
+            if let Some(rule) = rules.remembered.get(&key) {
+                return Arc::clone(rule);
+            }
+            (Arc::clone(&rules.documents), rules.before.get(&key).map(Arc::clone))
+        };
+        // Worked out while others go on.
+        let rule = before.unwrap_or_else(|| Arc::new(self.work_out(&documents, &key)));
         let mut rules = self.rules.write();
-        let rule = Arc::new(self.work_out(&rules.documents, &key));
-        if rules.remembered.len() < REMEMBERED_MAX {
+        // Documents that were replaced meanwhile say something else.
+        if Arc::ptr_eq(&rules.documents, &documents) {
+            if rules.remembered.len() >= REMEMBERED_MAX {
+                rules.before = std::mem::take(&mut rules.remembered);
+            }
             rules.remembered.insert(key, Arc::clone(&rule));
         }
         rule
@@ -156,13 +176,15 @@ impl Mapper {
             };
             let (property, missing) = (property.clone(), field.missing.clone());
             let (scale, offset) = (field.scale, field.offset);
-            return Rule::Map(Target { property, unit, scale, offset, missing, only: Vec::new(), is_channel: false });
+            return Rule::Map(Target { property, unit, scale, offset, missing, only: Vec::new(), is_channel: false, is_of_air: false });
         }
         match self.dictionary.find(&key.field) {
             dictionary::Found::Property { property, unit, only, is_channel } => {
                 let unit = unit.map_or(UnitRule::Needed, |unit| UnitRule::Default(unit.to_owned()));
                 let (property, only) = (property.to_owned(), only.to_vec());
-                Rule::Map(Target { property, unit, scale: 1.0, offset: 0.0, missing: Vec::new(), only, is_channel })
+                let says_air = ["air", "ambient", "outdoor", "outside"].iter().any(|word| key.field.to_ascii_lowercase().contains(word));
+                let is_of_air = property == "temperature" && !says_air;
+                Rule::Map(Target { property, unit, scale: 1.0, offset: 0.0, missing: Vec::new(), only, is_channel, is_of_air })
             }
             dictionary::Found::Ignored => Rule::Ignore,
             dictionary::Found::Channel => Rule::Unmapped(Why::FurtherField),

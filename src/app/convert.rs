@@ -12,7 +12,9 @@ use crate::decode::{self, Form, Limits, Memory};
 use crate::ingest::{self, Delivery, Receipt, SourceStatus};
 use crate::intake::Entry;
 use crate::mapping::Mapper;
-use crate::model::{Decoded, Fault, Message, Normalised, Readings, Reason, Registry, Replay, SourceName, Unmapped};
+use crate::model::{
+    Catalogue, Decoded, Domain, Fault, Message, Normalised, Observation, Readings, Reason, Registry, Replay, SourceName, Unmapped,
+};
 use crate::normalise::{Normaliser, TimeBounds};
 use crate::state::Live;
 
@@ -40,6 +42,7 @@ pub(super) struct Converter {
     /// Has the registry.
     pub(super) live: Arc<Live>,
     pub(super) mapper: Arc<Mapper>,
+    pub(super) catalogue: Arc<Catalogue>,
     pub(super) memory: Memory,
     /// Who answers senders, by source.
     pub(super) sources: HashMap<SourceName, Arc<SourceStatus>>,
@@ -105,8 +108,10 @@ impl Converter {
         let devices: Vec<Readings<'_>> = devices.collect();
         let mut normalised = self.normaliser.normalise(devices, message.received, bounds, registry);
         faults.append(&mut normalised.faults);
-        if normalised.devices.is_empty() && faults.is_empty() && !unmapped.is_empty() {
-            // Kept, so that it can be replayed once a mapping knows it.
+        let is_health = |observation: &Observation| self.catalogue.get(observation.property).domain == Domain::Device;
+        let says_nothing = normalised.devices.iter().flat_map(|device| &device.observations).all(is_health);
+        if says_nothing && faults.is_empty() && !unmapped.is_empty() {
+            // Kept, so that it can be replayed once a mapping knows it: a device's own health is not what it is there for.
             faults.push(nothing_mapped(&unmapped));
         }
         Ok(Normalised { faults, unmapped, ..normalised })

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 
 use serde_json::Value as Json;
 
-use super::fields::{Fields, number, position};
+use super::fields::{Fields, number, position, receiver};
 use super::uplinks::{Identity, Radio, Uplinks};
 use super::{Form, Limits, cayenne_lpp, excerpt, not_json, text, too_many, whole};
 use crate::model::{Decoded, DeviceId, DeviceKind, Fault, Message, Readings, Reason, Timestamp, Value, Vocabulary};
@@ -104,7 +104,10 @@ pub(super) fn decode<'a>(form: &Form, message: &'a Message, limits: &Limits, upl
             let (time, radio) = uplinks.hear(identity, fields.time, Radio::best(json.get("rxInfo")));
             fields.time = time;
             match object {
-                Some(object) => fields.collect("", object)?,
+                Some(object) => {
+                    fields.position = receiver(object).or(fields.position);
+                    fields.collect("", object)?;
+                }
                 // Port 0 carries commands of the network.
                 None if !bytes.is_empty() && json.get("fPort").and_then(Json::as_u64) != Some(0) => match cayenne_lpp::undecoded(bytes) {
                     Some(frame) => frame.collect(&mut fields)?,

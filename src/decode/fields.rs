@@ -94,6 +94,23 @@ pub(super) fn number(value: &Json) -> Option<f64> {
     }
 }
 
+/// Where a device's own receiver says that it is: the first object that has both coordinates, at any depth.
+pub(super) fn receiver(value: &Json) -> Option<Position> {
+    const LATITUDE: [&str; 5] = ["lat", "latitude", "gpslat", "gpslatitude", "latitudedeg"];
+    const LONGITUDE: [&str; 8] = ["lon", "lng", "long", "longitude", "gpslon", "gpslong", "gpslongitude", "longitudedeg"];
+    match value {
+        Json::Object(object) => {
+            let find = |names: &[&str]| {
+                let plain = |key: &str| key.chars().filter(|letter| letter.is_alphanumeric()).collect::<String>().to_ascii_lowercase();
+                object.iter().find(|(key, _value)| names.contains(&plain(key).as_str())).map(|(_key, value)| value)
+            };
+            position(find(&LONGITUDE), find(&LATITUDE)).or_else(|| object.values().find_map(receiver))
+        }
+        Json::Array(items) => items.iter().find_map(receiver),
+        _ => None,
+    }
+}
+
 /// A position, where both coordinates are there and on the globe.
 pub(super) fn position(longitude: Option<&Json>, latitude: Option<&Json>) -> Option<Position> {
     Position::new(number(longitude?)?, number(latitude?)?).ok()

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 
 use serde_json::Value as Json;
 
-use super::fields::{Fields, number, position};
+use super::fields::{Fields, number, position, receiver};
 use super::uplinks::{Identity, Radio, Uplinks};
 use super::{Form, Limits, cayenne_lpp, not_json, text, whole};
 use crate::model::{Decoded, DeviceId, DeviceKind, Fault, Message, Readings, Reason, Timestamp, Value, Vocabulary};
@@ -66,7 +66,10 @@ fn collect(uplink: &Json, radio: Radio, fields: &mut Fields) -> Result<(), Fault
         position(location.get("longitude"), location.get("latitude"))
     });
     match at("/decoded_payload").filter(|decoded| decoded.as_object().is_some_and(|decoded| !decoded.is_empty())) {
-        Some(decoded) => fields.collect("", decoded)?,
+        Some(decoded) => {
+            fields.position = receiver(decoded).or(fields.position);
+            fields.collect("", decoded)?;
+        }
         // Without a port it is the network's own affair.
         None if at("/f_port").is_some_and(|port| port.as_u64() != Some(0)) => {
             if let Some(bytes) = at("/frm_payload").and_then(Json::as_str).filter(|bytes| !bytes.is_empty()) {

@@ -32,6 +32,8 @@ pub struct Dictionary {
     properties: HashMap<String, usize>,
     entries: Vec<Entry>,
     ignored: HashSet<String>,
+    /// What is measured in water, soil or pipes: a temperature beside it is not that of the air.
+    immersed: HashSet<String>,
     /// Levels of paths that say nothing of what is measured.
     containers: HashSet<String>,
     /// UCUM codes by usual spelling.
@@ -54,6 +56,8 @@ struct File {
     properties: Vec<Entry>,
     /// Names of what is no measurement.
     ignored: Vec<String>,
+    /// Names of what is measured in water, soil or pipes.
+    immersed: Vec<String>,
     /// Names of levels that say nothing of what is measured: `data.temperature`. Others do: `soil.temperature`.
     containers: Vec<String>,
 }
@@ -105,7 +109,8 @@ impl Dictionary {
         Self {
             properties,
             entries: file.properties,
-            ignored: file.ignored.iter().map(|name| name.replace('_', "")).collect(),
+            ignored: file.ignored.iter().map(|name| words(name).concat()).collect(),
+            immersed: file.immersed.iter().map(|name| words(name).concat()).collect(),
             containers: file.containers.iter().map(|name| name.replace('_', "")).collect(),
             units: file.units,
             suffixes: file.suffixes,
@@ -142,6 +147,15 @@ impl Dictionary {
         };
         // g/mol × mol/m3 × 1e-9, in 1e-6 g.
         self.molar_masses.get(property).map(|mass| mass * MOLES_PER_M3 * 1e-3 * per_billion)
+    }
+
+    /// Whether a field tells that its device is in water, soil or a pipe: by its name, or as a pressure that no air has.
+    pub(super) fn is_immersed(&self, path: &str, unit: Option<&str>) -> bool {
+        let levels = path.split('.').rev().find(|level| !["value", "val"].contains(level));
+        let name = words(levels.unwrap_or(path)).concat();
+        let is_pressure = || self.properties.get(&name).and_then(|index| self.entries.get(*index)).filter(|entry| !entry.only.is_empty());
+        let is_elsewhere = |unit| is_pressure().is_some_and(|entry| !entry.only.iter().any(|only| *only == self.unit(unit)));
+        self.immersed.contains(&name) || unit.is_some_and(is_elsewhere)
     }
 
     /// Looks a field up by its path. Every level counts but places in lists and containers: what `soil.temperature` and
@@ -328,17 +342,17 @@ mod tests {
             ("messages.0.temperature.value", "temperature"),
             ("air.temperature", "temperature"),
             ("wind.speed", "wind_speed"),
-            ("soil.temperature", "Nothing"),
-            ("water.temperature", "Nothing"),
+            ("soil.temperature", "soil_temperature"),
+            ("water.temperature", "water_temperature"),
             ("cpu.temperature", "Nothing"),
             ("wifi.0.rssi", "Nothing"),
             ("rssi", "rssi"),
             ("soil.device_id", "Ignored"),
-            ("pm1_0", "Nothing"),
-            ("pm1_0_mass_concentration", "Nothing"),
+            ("pm1_0", "pm1"),
+            ("pm1_0_mass_concentration", "pm1"),
             ("pm10_mass_concentration", "pm10"),
             ("PM2_5", "pm2_5"),
-            ("PM1.0", "Nothing"),
+            ("PM1.0", "pm1"),
             ("PM2.5", "pm2_5"),
             ("co.2", "Channel"),
             ("temperature.1", "temperature"),

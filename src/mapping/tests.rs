@@ -57,7 +57,7 @@ fn usual_names_and_units_are_understood_and_ambiguous_ones_not_guessed() {
             ("strain_gauge", number(1.0), None),
         ],
         "temperature=21.5 Cel\nhumidity=50 %\npm2_5=3.9 ug/m3\nco2=455 [ppm]\nbattery_voltage=3.6 V\npressure=96412 Pa\n\
-         no2=19.125420910033764 ug/m3\ndoor=\"open\" \npressure (1004.7): ambiguous-unit\nstrain_gauge (1): unknown",
+         no2=19.125420910033764 ug/m3\ndoor=\"open\" \npressure (1004.7): ambiguous-unit\nstrain_gauge (1): ambiguous-unit",
     );
 }
 
@@ -122,10 +122,117 @@ fn what_a_name_does_not_say_is_not_guessed() {
             ("wifi.0.rssi", number(-92.0), None),
             ("PM1_0", number(3.7), None),
             ("pm10", number(3.9), Some("µg⋅m⁻³")),
+            // Beside the pressure of a pipe.
             ("temperature", number(12.2), Some("CEL")),
+            ("air_temperature", number(12.3), None),
         ],
-        "pm10=3.9 ug/m3\ntemperature=12.2 Cel\npressure (0.25 bar): ambiguous-unit\nsoil.temperature (9): unknown\n\
-         wifi.0.rssi (-92): unknown\nPM1_0 (3.7): unknown",
+        "soil_temperature=9 Cel\npm1=3.7 ug/m3\npm10=3.9 ug/m3\ntemperature=12.3 Cel\npressure (0.25 bar): ambiguous-unit\n\
+         wifi.*.rssi (-92): unknown\ntemperature (12.2 CEL): ambiguous-medium",
     );
     check(Vec::new(), &[("pressure", number(1_004.7), Some("mbar"))], "pressure=1004.7 hPa");
+}
+
+/// What the numbers that real devices send become: each field's property and unit by hand, and how many have none.
+#[test]
+fn real_devices_are_understood() {
+    let Some(path) = crate::decode::material::material("lorawan/ttn-2021.vectors.jsonl", "real_devices_are_understood") else { return };
+    let text = std::fs::read_to_string(path).unwrap();
+    let mapper = Mapper::new(Dictionary::built_in(), Vec::new());
+    let limits = crate::decode::Limits { payload_bytes_max: 1 << 20, readings_max: 1_000 };
+    let form = crate::decode::Form { decoder: Decoder::Ttn, ..crate::decode::Form::default() };
+    let (mut understood, mut left) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
+    let (mut known, mut numbers) = (0, 0);
+    for line in text.lines() {
+        let vector: serde_json::Value = serde_json::from_str(line).unwrap();
+        let uplink = serde_json::json!({
+            "end_device_ids": { "dev_eui": "70B3D5" },
+            "uplink_message": { "f_port": 2, "received_at": "2026-03-01T08:00:00Z", "decoded_payload": vector["expected"] },
+        });
+        let message = crate::decode::tests::message("v3/a/devices/d/up", uplink.to_string().as_bytes());
+        let decoded = crate::decode::decode(&form, &message, &limits, &mut crate::decode::Memory::default()).unwrap();
+        for device in decoded.devices {
+            // The whole message, since what stands beside a field may say what it is in; then each field alone, to see what it became.
+            let mut unmapped = Vec::new();
+            mapper.map(&message.source, Decoder::Ttn, device.clone(), &mut unmapped);
+            for reading in device.readings.iter().filter(|reading| matches!(reading.value, Value::Number(_))) {
+                let field = starred(&reading.name);
+                if unmapped.iter().any(|unmapped| unmapped.field == field) {
+                    numbers += 1;
+                    left.insert(field);
+                    continue;
+                }
+                let alone = Readings { readings: vec![reading.clone()], ..device.clone() };
+                for reading in mapper.map(&message.source, Decoder::Ttn, alone, &mut Vec::new()).readings {
+                    numbers += 1;
+                    known += 1;
+                    understood.insert(format!("{field}: {} {}", reading.name, reading.unit.as_deref().unwrap_or_default()));
+                }
+            }
+        }
+    }
+    assert_eq!(understood.into_iter().collect::<Vec<_>>(), UNDERSTOOD);
+    assert_eq!((known, numbers), (177, 262), "{left:#?}");
+}
+
+/// By hand: each of these is what the field says, in the unit that its device sends.
+const UNDERSTOOD: &[&str] = &[
+    "activity_counter.value: activity 1",
+    "air_humidity: humidity %",
+    "air_temperature: temperature Cel",
+    "ambient_temperature: temperature Cel",
+    "atmospheric_pressure: pressure kPa",
+    "barometric_pressure: pressure Pa",
+    "batV: battery_voltage V",
+    "batVoltage: battery_voltage V",
+    "battery_voltage: battery_voltage V",
+    "co2: co2 [ppm]",
+    "co2_concentration: co2 [ppm]",
+    "cumulative_precipitation: rain_total mm",
+    "cumulative_pulse_count.value: pulse_total 1",
+    "current: current mA",
+    "dendrometer_position: displacement um",
+    "dielectric_permittivity.value: permittivity 1",
+    "distance: distance mm",
+    "distance_average: distance mm",
+    "electrical_conductivity: conductivity mS.cm-1",
+    "electrical_conductivity: conductivity uS.cm-1",
+    "elongation: displacement um",
+    "humidity: humidity %",
+    "illuminance: illuminance lx",
+    "illumination: illuminance lx",
+    "leak: leak 1",
+    "lightning_strike_count.value: lightning_strikes 1",
+    "maximum_wind_speed: wind_gust m.s-1",
+    "oxygen_concentration: dissolved_oxygen mg.L-1",
+    "oxygen_saturation: oxygen_saturation %",
+    "photosynthetically_active_radiation: photosynthetic_radiation umol.m-2.s-1",
+    "pm10_mass_concentration: pm10 ug/m3",
+    "pm1_0_mass_concentration: pm1 ug/m3",
+    "pm2_5_mass_concentration: pm2_5 ug/m3",
+    "pm4_mass_concentration: pm4 ug/m3",
+    "precipitation: rain mm",
+    "pulse_count.value: pulses 1",
+    "relative_humidity: humidity %",
+    "soil_temperature: soil_temperature Cel",
+    "solar_radiation: solar_radiation W.m-2",
+    "strain: strain um.m-1",
+    "strain_gauge: strain um.m-1",
+    "surface_temperature: surface_temperature Cel",
+    "temp: temperature Cel",
+    "temperature: temperature Cel",
+    "temperature_target: surface_temperature Cel",
+    "total_solar_radiation: solar_radiation W.m-2",
+    "total_voc: tvoc [ppb]",
+    "tvoc: tvoc [ppb]",
+    "vapor_pressure: vapour_pressure kPa",
+    "voltage: voltage V",
+    "volumetric_water_content: soil_moisture m3.m-3",
+    "water_depth: water_depth mm",
+    "water_potential: soil_water_potential kPa",
+    "wind_direction: wind_direction deg",
+    "wind_speed: wind_speed m.s-1",
+];
+
+fn starred(field: &str) -> String {
+    field.split('.').map(|level| if level.bytes().all(|byte| byte.is_ascii_digit()) { "*" } else { level }).collect::<Vec<_>>().join(".")
 }

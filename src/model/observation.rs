@@ -138,6 +138,8 @@ pub struct Unmapped {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Why {
+    /// In what it was measured is not known: a temperature beside the depth of water is not that of the air.
+    AmbiguousMedium,
     /// No rule knows its name.
     Unknown,
     /// It is sent in several units, and this one does not say which.
@@ -152,6 +154,7 @@ impl Why {
         match self {
             Self::Unknown => "unknown",
             Self::AmbiguousUnit => "ambiguous-unit",
+            Self::AmbiguousMedium => "ambiguous-medium",
             Self::FurtherField => "further-field",
         }
     }
@@ -167,7 +170,11 @@ impl Unmapped {
             Value::Word(word) => word.to_string(),
         };
         let example = reading.unit.as_ref().map_or_else(|| cut(&value), |unit| cut(&format!("{value} {unit}")));
-        Self { device: device.clone(), decoder, model: cut(model), field: cut(&reading.name), example, why }
+        // One field, at whatever place of a list.
+        let is_place = |level: &str| !level.is_empty() && level.bytes().all(|byte| byte.is_ascii_digit());
+        let levels = reading.name.split('.').map(|level| if is_place(level) { "*" } else { level });
+        let field = cut(&levels.collect::<Vec<_>>().join("."));
+        Self { device: device.clone(), decoder, model: cut(model), field, example, why }
     }
 }
 

@@ -160,31 +160,31 @@ fn examples_are_mapped_rightly() {
     for (path, expected) in [
         (
             "Environment/AirQualityObserved/examples/example.json",
-            "co2=69 [ppm], rain=0 mm, pressure=1.1 hPa, humidity=54 %, temperature=12.2 Cel, wind_direction=176 deg",
+            "co2=69 [ppm], pm4=37 ug/m3, rain=0 mm, pressure=1.1 hPa, humidity=54 %, temperature=12.2 Cel, wind_direction=176 deg",
         ),
         (
             "Environment/AirQualityObserved/examples/example-normalized.json",
-            "co=500 mg/m3, no2=69 ug/m3, rain=false, pressure=1.1 hPa, humidity=54 %, so2=11 ug/m3, temperature=12.2 Cel, wind_direction=176 deg",
+            "co=500 mg/m3, no2=69 ug/m3, pm4=37 ug/m3, rain=false, pressure=1.1 hPa, humidity=54 %, so2=11 ug/m3, temperature=12.2 Cel, wind_direction=176 deg",
         ),
         (
             "Environment/AirQualityObserved/examples/example-normalized.jsonld",
-            "co=500 mg/m3, no2=69 ug/m3, rain=0 mm, pressure=1.1 hPa, humidity=54 %, so2=11 ug/m3, temperature=12.2 Cel, wind_direction=186 deg",
+            "co=500 mg/m3, no2=69 ug/m3, pm4=37 ug/m3, rain=0 mm, pressure=1.1 hPa, humidity=54 %, so2=11 ug/m3, temperature=12.2 Cel, wind_direction=186 deg",
         ),
         ("Environment/NoiseLevelObserved/examples/example.json", "noise=67.8 dB"),
         (
             "Weather/WeatherObserved/examples/example.json",
-            "pressure=938.9 hPa, rain=0 mm, humidity=100 %, temperature=3.3 Cel, wind_direction=135 deg",
+            "pressure=938.9 hPa, illuminance=1000 lx, rain=0 mm, humidity=100 %, temperature=3.3 Cel, wind_direction=135 deg",
         ),
         (
             "Weather/WeatherObserved/examples/example-normalized.jsonld",
-            "pressure=938.9 hPa, rain=0 mm, humidity=100 %, temperature=3.3 Cel, wind_direction=135 deg",
+            "pressure=938.9 hPa, illuminance=1000 lx, rain=0 mm, humidity=100 %, temperature=3.3 Cel, wind_direction=135 deg",
         ),
         ("Parking/OffStreetParking/examples/example.json", "parking_free=132 1, parking_occupied=282 1"),
         (
             "Energy/ThreePhaseAcMeasurement/examples/example.json",
             "frequency=50.020672 Hz, energy_active=150781.96448 kW.h, power_active=31700.269531 W",
         ),
-        ("Environment/IndoorEnvironmentObserved/examples/example.json", "pressure=1013.52 hPa, humidity=54 %, temperature=12.2 Cel"),
+        ("Environment/IndoorEnvironmentObserved/examples/example.json", "pressure=1013.52 hPa, illuminance=1000 lx, humidity=54 %, temperature=12.2 Cel"),
         ("Environment/WaterObserved/examples/example.json", "water_level=2.4 m"),
         ("Environment/PhreaticObserved/examples/example.json", ""),
     ] {
