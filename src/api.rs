@@ -38,6 +38,7 @@ mod body;
 mod catalogue;
 mod description;
 mod devices;
+mod energy;
 mod filters;
 mod formats;
 mod guard;
@@ -80,6 +81,7 @@ use crate::intake::Gate;
 use crate::mapping::Mapper;
 use crate::metrics::Metrics;
 use crate::model::{Catalogue, Clock, Districts, Timestamp};
+use crate::query::tariff::Tariff;
 use crate::state::{Database, Reader};
 use crate::store::{History, Influx, Keeper, Lake};
 use problem::Problem;
@@ -114,6 +116,8 @@ pub struct Context {
     pub influx: Option<Arc<Influx>>,
     /// The store that answers.
     pub history: History,
+    /// Bands and prices of energy.
+    pub tariff: Arc<Tariff>,
     /// What the lake's upkeep says of itself.
     pub keeper: Arc<Keeper>,
     /// Rules and alerts.
@@ -200,6 +204,7 @@ fn routes() -> OpenApiRouter<Shared> {
         .merge(observations::routes())
         .merge(latest::routes())
         .merge(aggregates::routes())
+        .merge(energy::routes())
         .merge(devices::routes())
         .merge(registry::routes())
         .merge(catalogue::routes())

@@ -32,6 +32,7 @@ use crate::metrics::Metrics;
 use crate::model::{Catalogue, CatalogueError, Clock, Districts, DistrictsError, SourceName, Timestamp};
 use crate::normalise::{Normaliser, TimeBounds};
 use crate::quality::{self, Check, Checks, Neighbourhood};
+use crate::query::tariff::{Tariff, TariffError};
 use crate::state::{Database, Live, Reader, StateError};
 use crate::store::{
     Follower, History, Influx, InfluxError, InfluxSettings, Keeper, Lake, LakeError, LakeSettings, STORE_INFLUXDB, Schedule,
@@ -69,6 +70,13 @@ pub enum AppError {
         path: PathBuf,
         #[source]
         source: CatalogueError,
+    },
+    /// The tariff.
+    #[error("the tariff in {} cannot be used", path.display())]
+    Tariff {
+        path: PathBuf,
+        #[source]
+        source: TariffError,
     },
     /// The mappings.
     #[error("the mappings cannot be used")]
@@ -112,6 +120,7 @@ pub enum AppError {
 struct City {
     catalogue: Arc<Catalogue>,
     districts: Arc<Districts>,
+    tariff: Arc<Tariff>,
 }
 
 impl City {
@@ -124,7 +133,11 @@ impl City {
             None => Districts::built_in(),
             Some(path) => Districts::parse(&read(path)?).map_err(|source| AppError::Districts { path: path.clone(), source })?,
         };
-        Ok(Self { catalogue: Arc::new(catalogue), districts: Arc::new(districts) })
+        let tariff = match &config.tariff {
+            None => Tariff::built_in(),
+            Some(path) => Tariff::parse(&read(path)?).map_err(|source| AppError::Tariff { path: path.clone(), source })?,
+        };
+        Ok(Self { catalogue: Arc::new(catalogue), districts: Arc::new(districts), tariff: Arc::new(tariff) })
     }
 }
 
@@ -134,7 +147,7 @@ fn read(path: &Path) -> Result<String, AppError> {
 
 /// Checks what the configuration's files hold, without starting anything.
 pub fn check_files(config: &Config) -> Result<(), AppError> {
-    let City { catalogue, districts } = City::load(&config.city)?;
+    let City { catalogue, districts, .. } = City::load(&config.city)?;
     mappings::load(config.city.mappings.as_deref(), &catalogue)?;
     if let Some(path) = &config.alerts.rules {
         crate::alert::Rules::parse(&read(path)?, &catalogue, &districts)
@@ -168,7 +181,7 @@ pub struct Service {
 impl Service {
     /// Starts everything. Returns once the interface listens; sources connect by themselves.
     pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
-        let City { catalogue, districts } = City::load(&config.city)?;
+        let City { catalogue, districts, tariff } = City::load(&config.city)?;
         let (database, work) = Database::open(&config.node.data, &catalogue, &districts)?;
         let database = Arc::new(database);
         let reader = Arc::new(Reader::open(database.path())?);
@@ -233,6 +246,7 @@ impl Service {
             lake: Arc::clone(&lake),
             influx: influx.clone(),
             history,
+            tariff,
             keeper: Arc::clone(&keeper),
             desk: Arc::clone(&desk),
             gate: Arc::clone(&gate),

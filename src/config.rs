@@ -107,6 +107,8 @@ pub struct City {
     pub mappings: Option<PathBuf>,
     /// A catalogue of observed properties in the form of `schemas/properties.json`. Left out: the built-in one.
     pub properties: Option<PathBuf>,
+    /// Time bands of energy, holidays and prices, in the form of `schemas/tariff.schema.json`. Left out: Italy's F1, F2 and F3, without prices.
+    pub tariff: Option<PathBuf>,
 }
 
 /// Brokers, and what is taken from them.

@@ -67,6 +67,7 @@ enum SchemaArgument {
     Rules,
     Properties,
     Mapping,
+    Tariff,
     OpenApi,
 }
 
@@ -107,6 +108,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             SchemaArgument::Rules => pretty(&conca::alert::rules_schema()),
             SchemaArgument::Properties => pretty(&Catalogue::schema()),
             SchemaArgument::Mapping => pretty(&Document::schema()),
+            SchemaArgument::Tariff => pretty(&conca::query::tariff::Tariff::schema()),
             SchemaArgument::OpenApi => pretty(&conca::api::description()),
         }),
     }

@@ -2,6 +2,8 @@
 
 pub mod aggregate;
 pub mod ask;
+pub mod consumption;
 pub mod function;
 pub mod health;
+pub mod tariff;
 pub mod window;

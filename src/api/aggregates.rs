@@ -258,7 +258,7 @@ fn question(query: &mut Query, context: &Context) -> AggregateQuestion {
     }
 }
 
-fn city_zone(context: &Context) -> TimeZone {
+pub(super) fn city_zone(context: &Context) -> TimeZone {
     TimeZone::get(&context.config.city.time_zone).unwrap_or(TimeZone::UTC)
 }
 
@@ -320,7 +320,7 @@ fn bucket(zone: &TimeZone, answer: &Aggregates, bucket: &Bucket) -> BucketBody {
 }
 
 /// RFC 3339 with the zone's offset.
-fn local(zone: &TimeZone, time: Timestamp) -> String {
+pub(super) fn local(zone: &TimeZone, time: Timestamp) -> String {
     let time = jiff::Timestamp::from(time);
     time.display_with_offset(zone.to_offset(time)).to_string()
 }

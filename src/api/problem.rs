@@ -452,9 +452,10 @@ impl From<AskError> for Problem {
             AskError::UnknownKind { .. } => parameter("kind"),
             AskError::EmptyRange | AskError::Windows(WindowsError::Empty { .. }) => parameter("from"),
             AskError::PageSize { .. } => parameter("limit"),
-            AskError::Function(_) => Self::new(Kind::InvalidQuestion, error.to_string()),
+            AskError::Function(_) | AskError::NoCounter(_) => Self::new(Kind::InvalidQuestion, error.to_string()),
             AskError::Windows(WindowsError::TooMany { .. })
             | AskError::TooManyTimes { .. }
+            | AskError::TooManyMeters { .. }
             | AskError::Aggregate(AggregateError::TooManySlots { .. } | AggregateError::TooManyRows { .. })
             | AskError::TooManyKinds(_) => Self::new(Kind::QuestionTooLarge, error.to_string()),
             AskError::Aggregate(AggregateError::Unordered { .. }) => Self::internal(&error),

@@ -118,6 +118,7 @@ impl Town {
             history: History::Lake(Arc::clone(&lake)),
             lake,
             influx: None,
+            tariff: Arc::new(crate::query::tariff::Tariff::built_in()),
             keeper: Arc::new(keeper),
             desk: Arc::new(desk),
             gate: Arc::new(Gate::new(limits)),

@@ -3,6 +3,7 @@
 //! | question | answered from |
 //! |---|---|
 //! | [`Answers::aggregates`] | a scan of one property, pushed through the [`super::aggregate`] core |
+//! | [`Answers::consumption`] | a scan of one counter, pushed through the [`super::consumption`] core |
 //! | [`Answers::observations`], [`Answers::export`] | a scan, by pages or as it comes |
 //! | [`Answers::latest`] | the state in memory; never a scan |
 //! | [`Answers::devices`], [`Answers::device`] | the state in memory |
@@ -18,6 +19,7 @@
 //! A place filter is about observations: where they were made, not where their device is now. For silent devices see [`place`].
 
 mod aggregates;
+mod consumption;
 mod export;
 mod filter;
 mod health;
@@ -31,6 +33,7 @@ mod tests;
 use std::sync::Arc;
 
 pub use aggregates::{AggregateQuestion, AggregateSeries, Aggregates, SeriesKey};
+pub use consumption::{Consumption, ConsumptionBucket, ConsumptionQuestion, ConsumptionSeries};
 pub use export::Export;
 pub use filter::{Filter, Quality};
 pub use health::DeviceHealth;
@@ -67,6 +70,14 @@ pub enum AskError {
     /// More than may be kept, or rows that the store gave in disorder.
     #[error(transparent)]
     Aggregate(#[from] AggregateError),
+    /// Not a meter's property.
+    #[error("{0} is no counter: only counters say what was used")]
+    NoCounter(String),
+    /// More than may be kept.
+    #[error(
+        "{meters} meters at {borders} borders of windows and bands are more than the {buckets_max} allowed: ask for longer windows, less time or fewer meters"
+    )]
+    TooManyMeters { meters: usize, borders: usize, buckets_max: usize },
     /// More kinds than answers can be told apart by.
     #[error("there are more than {0} kinds of devices: group by something else")]
     TooManyKinds(u16),

@@ -17,6 +17,7 @@ mod cli;
 mod clocks;
 mod crash_points;
 mod end_to_end;
+mod energy;
 mod faults;
 mod influxdb;
 mod interface;

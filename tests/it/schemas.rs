@@ -26,9 +26,13 @@ fn validator(name: &str) -> jsonschema::Validator {
 
 #[test]
 fn generated_schemas_are_not_stale() {
-    for (what, name) in
-        [("config", "config.json"), ("rules", "rules.json"), ("properties", "properties.schema.json"), ("mapping", "mapping.schema.json")]
-    {
+    for (what, name) in [
+        ("config", "config.json"),
+        ("rules", "rules.json"),
+        ("properties", "properties.schema.json"),
+        ("mapping", "mapping.schema.json"),
+        ("tariff", "tariff.schema.json"),
+    ] {
         let output = Command::new(env!("CARGO_BIN_EXE_conca")).args(["schema", what]).output().unwrap();
         assert!(output.status.success());
         let generated = String::from_utf8(output.stdout).unwrap();

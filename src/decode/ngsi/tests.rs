@@ -184,7 +184,10 @@ fn examples_are_mapped_rightly() {
             "Energy/ThreePhaseAcMeasurement/examples/example.json",
             "frequency=50.020672 Hz, energy_active=150781.96448 kW.h, power_active=31700.269531 W",
         ),
-        ("Environment/IndoorEnvironmentObserved/examples/example.json", "pressure=1013.52 hPa, illuminance=1000 lx, humidity=54 %, temperature=12.2 Cel"),
+        (
+            "Environment/IndoorEnvironmentObserved/examples/example.json",
+            "pressure=1013.52 hPa, illuminance=1000 lx, humidity=54 %, temperature=12.2 Cel",
+        ),
         ("Environment/WaterObserved/examples/example.json", "water_level=2.4 m"),
         ("Environment/PhreaticObserved/examples/example.json", ""),
     ] {

@@ -140,7 +140,10 @@ impl Answers {
                 selection.from = start.minus(hold);
                 Vec::new()
             }
-            Lead::Any => self.last_before(&selection, detail, &cast.members).await?,
+            Lead::Any => {
+                let devices: Vec<DeviceIndex> = cast.members.iter().map(|member| DeviceIndex(member.device)).collect();
+                self.last_before(&selection, detail, &devices).await?
+            }
         };
         let mut aggregator = Aggregator::new(plan, cast.members)?;
         for row in before {
@@ -188,10 +191,10 @@ impl Answers {
     }
 
     /// Each device's last row before a selection begins, looked for in ever longer stretches of the past.
-    async fn last_before(&self, selection: &Selection, detail: Detail, members: &[Member]) -> Result<Vec<Row>, AskError> {
+    pub(super) async fn last_before(&self, selection: &Selection, detail: Detail, devices: &[DeviceIndex]) -> Result<Vec<Row>, AskError> {
         const STRETCH: Duration = Duration::from_hours(1);
         const GROWTH: u32 = 8;
-        let mut missing: Vec<DeviceIndex> = members.iter().map(|member| DeviceIndex(member.device)).collect();
+        let mut missing = devices.to_vec();
         missing.sort_unstable();
         let mut found: HashMap<u32, Row> = HashMap::new();
         let Some(oldest) = self.history.oldest_time().await? else { return Ok(Vec::new()) };
@@ -249,7 +252,7 @@ fn cast(state: &State, question: &AggregateQuestion, devices: Option<&[DeviceInd
     Ok(cast)
 }
 
-fn rows(chunk: &Chunk) -> impl Iterator<Item = Row> {
+pub(super) fn rows(chunk: &Chunk) -> impl Iterator<Item = Row> {
     let columns = chunk.device.iter().zip(&chunk.time).zip(&chunk.value).zip(&chunk.flags).zip(&chunk.district);
     columns.map(|((((device, time), value), flags), district)| Row {
         device: *device,
