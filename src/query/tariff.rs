@@ -162,7 +162,7 @@ impl Tariff {
         }
         for prices in &self.prices {
             for band in self.bands() {
-                if !prices.per_unit.get(band).is_some_and(|price| Decimal::from_str(price).is_ok()) {
+                if prices.per_unit.get(band).is_none_or(|price| Decimal::from_str(price).is_err()) {
                     problems.push(format!("from {}: the price of {band} is no decimal number", prices.from));
                 }
             }
