@@ -120,8 +120,8 @@ fn every_message_is_stored_or_explained_and_the_ledger_says_so() {
         let found = (kept.reason.as_str(), kept.whole, kept.topic.as_str(), kept.payload.as_slice(), kept.source.as_str());
         assert_eq!(found, (fate.reason, !fate.accepted, message.topic.as_str(), message.payload.as_ref(), "city"), "{}", kept.faults);
     }
-    // Every reason was met that does not need a fault of the program itself, or another family of payloads.
-    let elsewhere = ["panic", "malformed", "unsupported", "unmapped"];
+    // Every reason was met that does not need a fault of the program itself, another family of payloads, or another store.
+    let elsewhere = ["panic", "malformed", "unsupported", "unmapped", "before-birth", "refused-by-store"];
     let met: std::collections::BTreeSet<&str> = fates.iter().map(|fate| fate.reason).filter(|reason| !reason.is_empty()).collect();
     let all = conca::model::Reason::ALL.iter().map(|reason| reason.as_str()).filter(|reason| !elsewhere.contains(reason)).collect();
     assert_eq!(met, all);

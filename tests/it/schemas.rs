@@ -102,7 +102,7 @@ fn keys_of(schema: &Value, at: &Value, section: &str, found: &mut BTreeMap<Strin
     let Some(properties) = resolved["properties"].as_object() else { return };
     for (key, property) in properties {
         let name = if section.is_empty() { key.clone() } else { format!("{section}.{key}") };
-        let inner = property["$ref"].as_str().or_else(|| property["items"]["$ref"].as_str());
+        let inner = [&property["$ref"], &property["items"]["$ref"], &property["anyOf"][0]["$ref"]].into_iter().find_map(Value::as_str);
         let inner = inner.map(|path| schema.pointer(&path[1..]).unwrap()).filter(|inner| inner["properties"].is_object());
         match inner {
             Some(inner) => keys_of(schema, inner, &name, found),

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::support::{Broker, Outgoing, Publisher, Setup, eventually, now_millis, wait_until};
 
 const UPLINK: &str = r#"{"end_device_ids":{"device_id":"d","dev_eui":"70B3D5"},"uplink_message":{"f_port":2,"f_cnt":1,
-    "received_at":"2026-03-01T08:00:00Z","decoded_payload":{"TempC_SHT":21.5,"Hum_SHT":50,"BatV":3.6,"strain":7},
+    "received_at":"2026-03-01T08:00:00Z","decoded_payload":{"TempC_SHT":21.5,"Hum_SHT":50,"BatV":3.6,"crack":7},
     "rx_metadata":[{"rssi":-90,"snr":7.5}]}}"#;
 
 #[test]
@@ -21,7 +21,7 @@ fn vendors_words_are_understood_and_what_is_not_is_mapped_without_a_restart() {
     let conca = setup.start();
     let mut publisher = Publisher::connect(broker.address());
     let only_unknown = r#"{"end_device_ids":{"dev_eui":"70B3D5"},"uplink_message":{"f_port":2,"received_at":"2026-03-01T08:01:00Z",
-        "decoded_payload":{"strain":7}}}"#;
+        "decoded_payload":{"crack":7}}}"#;
     publisher.send(&[Outgoing::new("v3/app@ttn/devices/d/up", UPLINK), Outgoing::new("v3/app@ttn/devices/d/up", only_unknown)]);
     let looks = setup.looks();
     let counts = looks.ledger_of(2);
@@ -30,10 +30,11 @@ fn vendors_words_are_understood_and_what_is_not_is_mapped_without_a_restart() {
     let field = &unmapped["items"][0];
     assert_eq!(
         (&field["field"], &field["count"], &field["why"], &field["example"]),
-        (&json!("strain"), &json!(2), &json!("unknown"), &json!("7"))
+        (&json!("crack"), &json!(2), &json!("unknown"), &json!("7"))
     );
 
-    let mapping = json!({ "id": "strain", "applies": { "decoder": "ttn" }, "fields": [{ "path": "strain", "property": "water_level", "unit": "m" }] });
+    let mapping =
+        json!({ "id": "strain", "applies": { "decoder": "ttn" }, "fields": [{ "path": "crack", "property": "water_level", "unit": "m" }] });
     std::fs::write(mappings.path().join("strain.json"), mapping.to_string()).unwrap();
     wait_until("the mapping is taken up", || conca.get_json("/v1/mappings").1["items"] != json!([]));
     let (code, replayed) = conca.post_json("/v1/quarantine/replay", &json!({ "reason": "unmapped" }));
