@@ -205,7 +205,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::model::{Service, SourceName, Timestamp, Value, Vocabulary};
 
-    pub(super) const LIMITS: Limits = Limits { payload_bytes_max: 65_536, readings_max: 50 };
+    pub(crate) const LIMITS: Limits = Limits { payload_bytes_max: 65_536, readings_max: 50 };
 
     const DECODERS: [Decoder; 14] = [
         Decoder::V1,
