@@ -2,6 +2,7 @@
 //!
 //! Prints Markdown tables; asserts nothing but that no message is lost, since machines are noisy. Run it with `tests/bench/run`.
 
+mod decode;
 mod history;
 mod machine;
 mod pipeline;
@@ -18,6 +19,9 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         say(&machine::description())?;
+        if wanted("decode") {
+            decode::families()?;
+        }
         if wanted("throughput") {
             pipeline::throughput().await?;
         }
