@@ -22,11 +22,45 @@ fn value(fleet: &Fleet, device: &str, property: &str, time: Timestamp) -> Option
     sample.values.iter().find(|(candidate, _)| candidate.id == property).map(|(_, value)| *value)
 }
 
+/// What this city has no sensors of: the catalogue knows more, for those that other cities have.
+const UNOBSERVED: [&str; 29] = [
+    "activity",
+    "conductivity",
+    "current",
+    "displacement",
+    "dissolved_oxygen",
+    "distance",
+    "illuminance",
+    "leak",
+    "lightning_strikes",
+    "line_pressure",
+    "oxygen_saturation",
+    "permittivity",
+    "photosynthetic_radiation",
+    "pm1",
+    "pm4",
+    "pulse_total",
+    "pulses",
+    "rain_total",
+    "soil_moisture",
+    "soil_temperature",
+    "soil_water_potential",
+    "solar_radiation",
+    "strain",
+    "surface_temperature",
+    "tvoc",
+    "vapour_pressure",
+    "water_depth",
+    "water_temperature",
+    "wind_gust",
+];
+
 #[test]
-fn every_property_of_the_catalogue_is_observed() {
+fn every_other_property_of_the_catalogue_is_observed() {
     let observed: BTreeSet<&str> = KINDS.iter().flat_map(|kind| kind.properties).copied().collect();
     let catalogue: BTreeSet<&str> = Catalogue::embedded().iter().map(|property| property.id.as_str()).collect();
-    assert_eq!(observed, catalogue);
+    let expected: BTreeSet<&str> = catalogue.into_iter().filter(|property| !UNOBSERVED.contains(property)).collect();
+    assert_eq!(observed, expected);
 }
 
 #[test]
