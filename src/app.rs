@@ -189,7 +189,8 @@ impl Service {
             Lake::open(&config.node.data, Arc::clone(&database), Arc::clone(&catalogue), Arc::clone(&districts), lake_settings(&config))
                 .await?;
         let lake = Arc::new(lake);
-        let settings = influx_settings(&config.influxdb).filter(|_settings| config.stores.contains(&StoreName::Influxdb));
+        let settings = influx_settings(&config.influxdb, config.intake.disk_reserve_mib)
+            .filter(|_settings| config.stores.contains(&StoreName::Influxdb));
         let influx = if let Some(settings) = settings {
             let live = Arc::clone(database.live());
             Some(Arc::new(Influx::new(settings, live, Arc::clone(&catalogue), Arc::clone(&districts))?))
@@ -486,7 +487,7 @@ fn lake_settings(config: &Config) -> LakeSettings {
 }
 
 /// None without a token, which the check of the configuration asks for.
-fn influx_settings(config: &config::InfluxDb) -> Option<InfluxSettings> {
+fn influx_settings(config: &config::InfluxDb, disk_reserve_mib: u64) -> Option<InfluxSettings> {
     Some(InfluxSettings {
         url: config.url.clone(),
         org: config.org.clone(),
@@ -497,6 +498,7 @@ fn influx_settings(config: &config::InfluxDb) -> Option<InfluxSettings> {
         timeout: config.timeout.0,
         backoff_max: config.backoff_max.0,
         log_bytes_max: config.log_mib_max << 20,
+        disk_reserve_bytes: disk_reserve_mib << 20,
     })
 }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use hashbrown::hash_map::Entry as Slot;
 use hashbrown::{HashMap, HashSet};
 
-pub use gate::{Gate, GateLimits, Pause, disk_free};
+pub use gate::{Gate, GateLimits, Pause};
 pub use repeats::Repeats;
 
 use crate::model::{

@@ -182,8 +182,7 @@ impl Mapper {
             dictionary::Found::Property { property, unit, only, is_channel } => {
                 let unit = unit.map_or(UnitRule::Needed, |unit| UnitRule::Default(unit.to_owned()));
                 let (property, only) = (property.to_owned(), only.to_vec());
-                let says_air = ["air", "ambient", "outdoor", "outside"].iter().any(|word| key.field.to_ascii_lowercase().contains(word));
-                let is_of_air = property == "temperature" && !says_air;
+                let is_of_air = property == "temperature" && !Dictionary::says_air(&key.field);
                 Rule::Map(Target { property, unit, scale: 1.0, offset: 0.0, missing: Vec::new(), only, is_channel, is_of_air })
             }
             dictionary::Found::Ignored => Rule::Ignore,
@@ -204,7 +203,6 @@ impl Mapper {
             (UnitRule::Needed, None) => return Err((Why::AmbiguousUnit, reading)),
         };
         if !target.only.is_empty() && !target.only.iter().any(|only| *only == unit) {
-            drop(unit);
             return Err((Why::AmbiguousUnit, reading));
         }
         let is_as_it_is = matches!(target.unit, UnitRule::Assumed(_)) && said.is_some();

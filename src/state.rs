@@ -9,6 +9,7 @@
 
 mod block;
 mod database;
+mod disk;
 mod ledger;
 mod live;
 mod reader;
@@ -20,6 +21,7 @@ pub use database::{
     AlertChange, Attachment, Commit, ConditionRow, Database, Discard, FollowerPosition, LAKE, MergePlan, NewDevice, NewRules, NewSeries,
     Quarantined, Restored, RestoredWork, StateError, Trim, Turn,
 };
+pub use disk::disk_free;
 pub use ledger::{Counts, LedgerKey, LedgerMoves};
 pub use live::{Device, DeviceIndex, Event, Latest, Live, MOVE_M, Mark, Moves, Series, SeriesIndex, State, Tail};
 pub use reader::{AlertFilter, LedgerRow, QuarantineFilter, QuarantineOrder, QuarantineRow, Reader, UnmappedRow};

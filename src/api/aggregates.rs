@@ -9,13 +9,16 @@ use serde::Serialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::filters::{DAY, DeviceParams, QualityParams, TimeParams, answers, district_id, filter, quality, quality_word, state_word};
+use super::filters::{
+    DAY, DeviceParams, QualityParams, TimeParams, answers, district_id, filter, local, one_property, quality, quality_word, state_word,
+    zone,
+};
 use super::formats::{self, Format, Line, Row};
 use super::params::{Params, Query};
 use super::problem::{Details, Errors, Problem};
 use super::question::QuestionPermit;
 use super::{Context, Shared};
-use crate::model::{Flags, PropertyIndex, Timestamp};
+use crate::model::{Flags, PropertyIndex};
 use crate::query::aggregate::{Bucket, GroupBy};
 use crate::query::ask::{AggregateQuestion, AggregateSeries, Aggregates, Filter, SeriesKey};
 use crate::query::window::WindowSize;
@@ -234,15 +237,9 @@ async fn aggregates(State(context): State<Arc<Context>>, permit: QuestionPermit,
 
 fn question(query: &mut Query, context: &Context) -> AggregateQuestion {
     query.require("property");
-    let property = query.text("property").and_then(|id| {
-        let found = context.catalogue.find(&id);
-        if found.is_none() {
-            query.refuse("property", format!("there is no property {:?}; /v1/properties lists them", super::params::shorten(&id)));
-        }
-        found
-    });
+    let property = query.text("property").and_then(|id| one_property(query, context, &id));
     let (from, to) = query.interval(DAY);
-    let zone = query.time_zone("zone").unwrap_or_else(|| city_zone(context));
+    let zone = zone(query, context);
     let filter = filter(query, context);
     AggregateQuestion {
         property: property.unwrap_or(PropertyIndex(0)),
@@ -256,10 +253,6 @@ fn question(query: &mut Query, context: &Context) -> AggregateQuestion {
         fill: query.parse("fill").unwrap_or_default(),
         filter: Filter { quality: quality(query), ..filter },
     }
-}
-
-pub(super) fn city_zone(context: &Context) -> TimeZone {
-    TimeZone::get(&context.config.city.time_zone).unwrap_or(TimeZone::UTC)
 }
 
 fn body(context: &Context, question: &AggregateQuestion, answer: &Aggregates) -> AggregatesBody {
@@ -317,10 +310,4 @@ fn bucket(zone: &TimeZone, answer: &Aggregates, bucket: &Bucket) -> BucketBody {
         provisional: bucket.provisional,
         filled: bucket.filled,
     }
-}
-
-/// RFC 3339 with the zone's offset.
-pub(super) fn local(zone: &TimeZone, time: Timestamp) -> String {
-    let time = jiff::Timestamp::from(time);
-    time.display_with_offset(zone.to_offset(time)).to_string()
 }

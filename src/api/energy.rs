@@ -11,8 +11,7 @@ use serde::Serialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::aggregates::{city_zone, local};
-use super::filters::{DAY, DeviceParams, QualityParams, TimeParams, answers, filter, quality, quality_word};
+use super::filters::{DAY, DeviceParams, QualityParams, TimeParams, answers, filter, local, one_property, quality, quality_word, zone};
 use super::formats::{self, Format, Line, Row};
 use super::params::{Params, Query};
 use super::problem::{Details, Errors, Problem};
@@ -217,12 +216,9 @@ async fn consumption(State(context): State<Arc<Context>>, permit: QuestionPermit
 
 fn question(query: &mut Query, context: &Context) -> ConsumptionQuestion {
     let id = query.text("property").unwrap_or_else(|| "energy_active".to_owned());
-    let property = context.catalogue.find(&id);
-    if property.is_none() {
-        query.refuse("property", format!("there is no property {:?}; /v1/properties lists them", super::params::shorten(&id)));
-    }
+    let property = one_property(query, context, &id);
     let (from, to) = query.interval(DAY);
-    let zone = query.time_zone("zone").unwrap_or_else(|| city_zone(context));
+    let zone = zone(query, context);
     let filter = filter(query, context);
     ConsumptionQuestion {
         property: property.unwrap_or(PropertyIndex(0)),

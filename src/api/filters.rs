@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use super::Context;
 use super::params::Query;
 use super::problem::Problem;
-use crate::model::{Domain, Kind, Position, Property, PropertyIndex};
+use crate::model::{Domain, Kind, Position, Property, PropertyIndex, Timestamp};
 use crate::query::ask::{Answers, Filter, Quality};
 
 /// How far back answers go where nothing else is asked for.
@@ -91,6 +92,26 @@ pub(super) fn quality_word(quality: Quality) -> &'static str {
 /// Reads a list of properties.
 pub(super) fn properties(query: &mut Query, context: &Context) -> Vec<PropertyIndex> {
     query.found("property", "property", |id| context.catalogue.find(id))
+}
+
+/// The property of that id; refused where there is none.
+pub(super) fn one_property(query: &mut Query, context: &Context, id: &str) -> Option<PropertyIndex> {
+    let found = context.catalogue.find(id);
+    if found.is_none() {
+        query.refuse("property", format!("there is no property {:?}; /v1/properties lists them", super::params::shorten(id)));
+    }
+    found
+}
+
+/// Reads the zone of windows.
+pub(super) fn zone(query: &mut Query, context: &Context) -> TimeZone {
+    query.time_zone("zone").unwrap_or_else(|| TimeZone::get(&context.config.city.time_zone).unwrap_or(TimeZone::UTC))
+}
+
+/// RFC 3339 with the zone's offset.
+pub(super) fn local(zone: &TimeZone, time: Timestamp) -> String {
+    let time = jiff::Timestamp::from(time);
+    time.display_with_offset(zone.to_offset(time)).to_string()
 }
 
 /// Who answers.

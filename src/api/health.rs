@@ -16,9 +16,9 @@ use super::problem::{Errors, Problem};
 use super::{Context, Shared};
 use crate::config::StoreName;
 use crate::ingest::SourceStatus;
-use crate::intake::{self, Pause};
+use crate::intake::Pause;
 use crate::model::Timestamp;
-use crate::state::{Counts, Reader, StateError};
+use crate::state::{Counts, Reader, StateError, disk_free};
 use crate::store::{InfluxStatus, LakeStatus};
 
 /// What a broker that drops messages of its own means for whoever reads this.
@@ -267,7 +267,7 @@ impl Status {
             query_store: config.query_store,
             devices: Bounded { count: devices, max: config.intake.devices_max },
             alerts_active: context.desk.active_count(),
-            disk_free_bytes: intake::disk_free(&config.node.data),
+            disk_free_bytes: disk_free(&config.node.data),
             memory_bytes: super::metrics::resident_bytes(),
             ledger: LedgerTotal { total, balances: total.balances() },
         }

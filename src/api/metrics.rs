@@ -11,8 +11,8 @@ use utoipa_axum::routes;
 use super::params::Params;
 use super::problem::{Errors, Problem};
 use super::{Context, Shared};
-use crate::intake;
 use crate::metrics::{LaneLabel, Metrics, SourceLabel};
+use crate::state::disk_free;
 use crate::store::LakeStatus;
 
 pub(super) fn routes() -> OpenApiRouter<Shared> {
@@ -60,7 +60,7 @@ fn refresh(context: &Context, lake: &LakeStatus) {
     metrics.lake_rows.set(gauge(lake.rows));
     metrics.alerts_active.set(gauge(context.desk.active_count() as u64));
     // What the system does not tell stays as it was.
-    if let Some(free) = intake::disk_free(&context.config.node.data) {
+    if let Some(free) = disk_free(&context.config.node.data) {
         metrics.disk_free_bytes.set(gauge(free));
     }
     if let Some(bytes) = resident_bytes() {

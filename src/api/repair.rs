@@ -114,6 +114,12 @@ async fn replay_quarantined(
     JsonBody(selection): JsonBody<Selection>,
 ) -> Result<Response, Problem> {
     params.none()?;
+    if selection.reason == Some(Reason::RefusedByStore) {
+        return Err(invalid(
+            "reason",
+            "the lake has what another store refuses, and nobody sent it so: mend that store, or discard it".to_owned(),
+        ));
+    }
     let mut filter = selection.filter()?;
     // Well before the request is cut off.
     let deadline = Instant::now() + shared.context.config.api.request_timeout.0 / 2;

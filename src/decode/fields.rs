@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use jiff::civil;
+use jiff::tz::TimeZone;
 use serde_json::{Map, Value as Json};
 
 use super::{Limits, whole};
@@ -84,6 +86,20 @@ pub(super) fn scalar(value: &Json) -> Option<Value<'static>> {
         }
         Json::Null | Json::Array(_) | Json::Object(_) => None,
     }
+}
+
+/// The decimal number that a sender of single precision meant: 21.3, not 21.299999237060547.
+pub(super) fn shortest(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or_else(|_not_finite| f64::from(value))
+}
+
+/// RFC 3339, or ISO 8601 without a zone, which is UTC then.
+pub(super) fn utc(text: &str) -> Option<Timestamp> {
+    let told = text.parse().ok();
+    told.or_else(|| {
+        let local: civil::DateTime = text.parse().ok()?;
+        Timestamp::from_micros(TimeZone::UTC.to_timestamp(local).ok()?.as_microsecond()).ok()
+    })
 }
 
 /// A number, also one that is written as a text.

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 
 use prost::Message as _;
 
+use super::fields::shortest;
 use super::{Form, Limits, too_many, whole};
 use crate::model::{Decoded, DeviceId, DeviceKind, Fault, Message, Position, Reading, Readings, Reason, Timestamp, Value, Vocabulary};
 
@@ -158,11 +159,6 @@ fn readings(
         vocabulary: Vocabulary::Sender { model: None },
         readings,
     })
-}
-
-/// The decimal number that was meant: 13.36132, not 13.361320495605469.
-fn shortest(value: f32) -> f64 {
-    value.to_string().parse().unwrap_or_else(|_not_finite| f64::from(value))
 }
 
 #[cfg(test)]

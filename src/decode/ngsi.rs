@@ -14,10 +14,9 @@
 
 use std::borrow::Cow;
 
-use jiff::civil;
 use serde_json::{Map, Value as Json};
 
-use super::fields::{Fields, number, position, scalar};
+use super::fields::{Fields, number, position, scalar, utc};
 use super::{Form, Limits, excerpt, not_json, text, too_many};
 use crate::model::{Decoded, DeviceId, DeviceKind, Fault, Message, Position, Readings, Reason, Timestamp, Vocabulary};
 
@@ -308,11 +307,7 @@ fn instant(told: &Json) -> Option<Timestamp> {
     let told = told.get("@value").or_else(|| told.get("value")).or_else(|| told.get("object")).unwrap_or(told);
     let text = told.as_str()?.trim();
     let text = text.split('/').next().unwrap_or(text);
-    if let Ok(time) = text.parse() {
-        return Some(time);
-    }
-    let local = text.parse::<civil::DateTime>().ok()?;
-    Timestamp::from_micros(jiff::tz::TimeZone::UTC.to_timestamp(local).ok()?.as_microsecond()).ok()
+    utc(text)
 }
 
 /// Whether a text is a date and no reading.

@@ -7,10 +7,9 @@
 
 use std::borrow::Cow;
 
-use jiff::civil;
 use serde_json::{Map, Value as Json};
 
-use super::fields::{number, position};
+use super::fields::{number, position, utc};
 use super::{Form, Limits, excerpt, not_json, text, too_many, whole};
 use crate::model::{Decoded, DeviceId, DeviceKind, Fault, Message, Position, Reading, Readings, Reason, Timestamp, Value, Vocabulary};
 
@@ -48,7 +47,7 @@ fn take(form: &Form, message: &Message, record: &Json, at: &str, decoded: &mut D
     let station = station.ok_or_else(|| whole(Reason::Name, "neither the payload nor the topic names a station".to_owned()))?;
     let time = match record.get("timestamp").filter(|time| !time.is_null()) {
         None => message.received,
-        Some(time) => instant(time).ok_or_else(|| Fault {
+        Some(time) => time.as_str().and_then(utc).ok_or_else(|| Fault {
             reason: Reason::InvalidTime,
             at: format!("{at}/timestamp"),
             detail: format!("{:?} is no date and time", excerpt(&time.to_string())),
@@ -126,16 +125,6 @@ fn reading(entry: &Map<String, Json>, time: Timestamp, position: Option<Position
     // A dot would be a level of a path.
     let name = Cow::Owned(name.replace('.', "_"));
     Ok(Some((board, Reading { name, value: Value::Number(value), unit: None, time, position })))
-}
-
-/// `2026-09-09 09:56:00`, in UTC, or RFC 3339.
-fn instant(time: &Json) -> Option<Timestamp> {
-    let text = time.as_str()?;
-    if let Ok(time) = text.parse() {
-        return Some(time);
-    }
-    let local: civil::DateTime = text.parse().ok()?;
-    Timestamp::from_micros(jiff::tz::TimeZone::UTC.to_timestamp(local).ok()?.as_microsecond()).ok()
 }
 
 #[cfg(test)]

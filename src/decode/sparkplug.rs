@@ -24,6 +24,7 @@ use hashbrown::{HashMap, HashSet};
 use prost::Message as _;
 
 use self::protobuf::{DataType, Metric, Payload, Value as Told};
+use super::fields::shortest;
 use super::{Form, Limits, excerpt, too_many, whole};
 use crate::model::{Decoded, DeviceId, DeviceKind, Fault, Message, Reading, Readings, Reason, Reply, Timestamp, Value, Vocabulary};
 
@@ -33,11 +34,11 @@ const ASK_EVERY: Duration = Duration::from_secs(10);
 /// Nodes whose births are remembered; the one that was born first is forgotten, and asked again when it speaks.
 const NODES_MAX: usize = 10_000;
 
-/// Metrics of all births together that are remembered.
-const METRICS_MAX: usize = 1_000_000;
+/// Metrics and devices of all births together that are remembered.
+const REMEMBERED_MAX: usize = 1_000_000;
 
-/// Devices of one node that are remembered.
-const DEVICES_MAX: usize = 10_000;
+/// Longest name or unit that is remembered, in bytes: real ones are far shorter.
+const NAME_LEN_MAX: usize = 256;
 
 /// Longest text that is a reading.
 const WORD_LEN_MAX: usize = 32;
@@ -54,7 +55,8 @@ pub(super) struct Nodes {
     by_name: HashMap<String, Node>,
     /// By the time of their first message.
     order: VecDeque<String>,
-    metrics: usize,
+    /// Metrics and devices of all of them.
+    remembered: usize,
 }
 
 #[derive(Debug, Default)]
@@ -118,7 +120,8 @@ impl<'a> Address<'a> {
             "NCMD" | "DCMD" => return Ok(None),
             _ => return Err(wrong()),
         };
-        let is_named = [Some(group), Some(node), device].into_iter().flatten().all(|level| !level.is_empty());
+        let mut named = [Some(group), Some(node), device].into_iter().flatten();
+        let is_named = named.all(|level| (1..=NAME_LEN_MAX).contains(&level.len()));
         if device.is_some() != is_device || levels.next().is_some() || !is_named {
             return Err(wrong());
         }
@@ -139,21 +142,17 @@ pub(super) fn decode(
     let sent = payload.timestamp.map(instant).transpose()?;
     let mut collected = Collected { limits, sent: sent.unwrap_or(message.received), readings: Vec::new(), faults: Vec::new() };
     let id = format!("{}:{}", address.group, address.node);
-    let is_current = nodes.take(&id, address, &payload, replayed);
-    if !is_current {
+    let Some(node) = nodes.take(&id, address, &payload, replayed) else {
         // A will of an earlier connection.
         return Ok(Decoded::default());
-    }
-    let node = nodes.by_name.get_mut(&id);
-    let mut must_ask = false;
+    };
+    // Noted before anything can be wrong with the metrics: else the next message would seem to come after a gap.
+    let is_broken = !replayed && address.verb != Verb::Death && !node.follows(address, &payload);
+    let mut must_ask = is_broken;
     if address.verb != Verb::Death {
-        let is_known = node.as_ref().is_some_and(|node| {
-            node.is_born && address.device.is_none_or(|device| address.verb == Verb::Birth || node.devices.contains(device))
-        });
-        must_ask = !is_known;
+        must_ask |= !node.is_born || address.device.is_some_and(|device| address.verb == Verb::Data && !node.devices.contains(device));
         for metric in &payload.metrics {
-            let known = node.as_deref().and_then(|node| node.find(address.device, metric));
-            if let Some(known) = known.or_else(|| Known::of(metric)) {
+            if let Some(known) = node.find(address.device, metric).or_else(|| Known::of(metric)) {
                 collected.take(metric, &known)?;
             } else {
                 must_ask = true;
@@ -185,21 +184,16 @@ pub(super) fn decode(
         }
     };
     decoded.devices.push(speaker(address.device, readings));
-    if let Some(node) = node {
-        let sequence_is_broken = !replayed && address.verb != Verb::Death && !node.follows(address, &payload);
-        if address.verb == Verb::Death && address.device.is_none() {
-            // With the node, whatever speaks through it is away.
-            let mut devices: Vec<&String> = node.devices.iter().collect();
-            devices.sort_unstable();
-            let room = limits.readings_max.saturating_sub(1);
-            decoded
-                .devices
-                .extend(devices.into_iter().take(room).map(|device| speaker(Some(device), vec![state("offline", message.received)])));
-        }
-        if (must_ask || sequence_is_broken) && !replayed && node.asked.is_none_or(|asked| message.received.since(asked) >= ASK_EVERY) {
-            node.asked = Some(message.received);
-            decoded.replies.push(rebirth(address, message.received));
-        }
+    if address.verb == Verb::Death && address.device.is_none() {
+        // With the node, whatever speaks through it is away.
+        let mut devices: Vec<&String> = node.devices.iter().collect();
+        devices.sort_unstable();
+        let dead = devices.into_iter().map(|device| speaker(Some(device), vec![state("offline", message.received)]));
+        decoded.devices.extend(dead);
+    }
+    if must_ask && !replayed && node.asked.is_none_or(|asked| message.received.since(asked) >= ASK_EVERY) {
+        node.asked = Some(message.received);
+        decoded.replies.push(rebirth(address, message.received));
     }
     let told: usize = decoded.devices.iter().map(|device| device.readings.len()).sum();
     if told + decoded.faults.len() > limits.readings_max {
@@ -261,80 +255,62 @@ fn rebirth(address: Address<'_>, now: Timestamp) -> Reply {
 }
 
 impl Nodes {
-    /// Learns what a message says of births and deaths. `false` for a death that is not that of the present life.
-    fn take(&mut self, id: &str, address: Address<'_>, payload: &Payload, replayed: bool) -> bool {
+    /// The node that speaks, having learned what its message says of births and deaths. None for a death that is not that of the
+    /// present life.
+    fn take(&mut self, id: &str, address: Address<'_>, payload: &Payload, replayed: bool) -> Option<&mut Node> {
         if !self.by_name.contains_key(id) {
             if self.by_name.len() >= NODES_MAX
                 && let Some(oldest) = self.order.pop_front()
+                && let Some(forgotten) = self.by_name.remove(&oldest)
             {
-                self.forget(&oldest);
+                self.remembered -= forgotten.len();
             }
             self.order.push_back(id.to_owned());
-            self.by_name.insert(id.to_owned(), Node::default());
         }
-        let Some(node) = self.by_name.get_mut(id) else { return true };
-        match (address.verb, address.device) {
-            (Verb::Death, None) => {
-                if node.is_born && node.death.is_some() && node.death != death(payload) {
-                    return false;
-                }
-                if !replayed {
-                    node.is_born = false;
-                    node.sequence = None;
-                    self.metrics = self.metrics.saturating_sub(node.clear());
-                }
+        let node = self.by_name.entry_ref(id).or_default();
+        let is_of_the_node = address.device.is_none();
+        if address.verb == Verb::Death && is_of_the_node && node.is_born && node.death.is_some() && node.death != death(payload) {
+            return None;
+        }
+        if !replayed && address.verb != Verb::Data {
+            let others = self.remembered - node.len();
+            if is_of_the_node {
+                // What an earlier life said is void, with its death too.
+                let devices = if address.verb == Verb::Death { std::mem::take(&mut node.devices) } else { HashSet::new() };
+                let (is_born, asked) = (address.verb == Verb::Birth, node.asked.filter(|_asked| address.verb == Verb::Death));
+                *node = Node { is_born, asked, devices, death: death(payload), ..Node::default() };
             }
-            (Verb::Birth, device) if !replayed => {
-                if device.is_none() {
-                    self.metrics = self.metrics.saturating_sub(node.clear());
-                    node.devices.clear();
-                    node.is_born = true;
-                    node.death = death(payload);
-                    node.asked = None;
-                }
-                if let Some(device) = device
-                    && node.devices.len() < DEVICES_MAX
-                {
-                    node.devices.insert(device.to_owned());
-                }
-                let room = METRICS_MAX.saturating_sub(self.metrics);
-                self.metrics += node.learn(device, &payload.metrics, room);
+            if address.verb == Verb::Birth {
+                node.learn(address.device, &payload.metrics, REMEMBERED_MAX.saturating_sub(others));
             }
-            _ => {}
+            self.remembered = others + node.len();
         }
-        true
-    }
-
-    fn forget(&mut self, id: &str) {
-        if let Some(mut node) = self.by_name.remove(id) {
-            self.metrics = self.metrics.saturating_sub(node.clear());
-        }
+        Some(node)
     }
 }
 
 impl Node {
-    /// Forgets all metrics; how many there were.
-    fn clear(&mut self) -> usize {
-        let metrics = self.aliases.len() + self.named.len();
-        self.aliases = HashMap::new();
-        self.named = HashMap::new();
-        metrics
+    /// What of it is remembered.
+    fn len(&self) -> usize {
+        self.aliases.len() + self.named.len() + self.devices.len()
     }
 
-    /// Remembers the metrics of a birth; how many more are remembered now.
-    fn learn(&mut self, device: Option<&str>, metrics: &[Metric], room: usize) -> usize {
-        let before = self.aliases.len() + self.named.len();
-        for metric in metrics {
-            let Some(known) = Known::of(metric) else { continue };
-            if self.aliases.len() + self.named.len() >= before.saturating_add(room) {
+    /// Remembers a birth, as far as there is room.
+    fn learn(&mut self, device: Option<&str>, metrics: &[Metric], len_max: usize) {
+        if let Some(device) = device
+            && self.len() < len_max
+        {
+            self.devices.insert(device.to_owned());
+        }
+        for known in metrics.iter().filter_map(|metric| Some((metric.alias, Known::of(metric)?))) {
+            if self.len() >= len_max {
                 break;
             }
-            match metric.alias {
-                Some(alias) => drop(self.aliases.insert(alias, known)),
-                None => drop(self.named.insert((device.map(str::to_owned), known.name.clone()), known)),
+            match known {
+                (Some(alias), known) => drop(self.aliases.insert(alias, known)),
+                (None, known) => drop(self.named.insert((device.map(str::to_owned), known.name.clone()), known)),
             }
         }
-        self.aliases.len() + self.named.len() - before
     }
 
     fn find(&self, device: Option<&str>, metric: &Metric) -> Option<Known> {
@@ -367,11 +343,11 @@ fn death(payload: &Payload) -> Option<u64> {
 impl Known {
     /// What a metric that has a name says of itself.
     fn of(metric: &Metric) -> Option<Self> {
-        let name = metric.name.clone().filter(|name| !name.is_empty())?;
+        let name = metric.name.clone().filter(|name| (1..=NAME_LEN_MAX).contains(&name.len()))?;
         let unit = metric.properties.as_ref().and_then(|properties| {
             let mut pairs = properties.keys.iter().zip(&properties.values);
             let unit = pairs.find(|(key, _value)| UNITS.iter().any(|known| known.eq_ignore_ascii_case(key)));
-            unit.and_then(|(_key, value)| value.string_value.clone()).filter(|unit| !unit.trim().is_empty())
+            unit.and_then(|(_key, value)| value.string_value.clone()).filter(|unit| !unit.trim().is_empty() && unit.len() <= NAME_LEN_MAX)
         });
         Some(Self { name, kind: metric.datatype.and_then(kind), unit })
     }
@@ -459,11 +435,6 @@ fn value(kind: Option<DataType>, told: Option<&Told>) -> Result<Option<Value<'st
 
 fn truth(value: bool) -> Value<'static> {
     Value::Word(Cow::Borrowed(if value { "true" } else { "false" }))
-}
-
-/// The decimal number that a sender of single precision meant: 21.3, not 21.299999237060547.
-fn shortest(value: f32) -> f64 {
-    value.to_string().parse().unwrap_or_else(|_not_finite| f64::from(value))
 }
 
 #[cfg(test)]

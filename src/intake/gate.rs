@@ -1,13 +1,13 @@
 //! Whether anything may be accepted, and if not, why: intake stands still rather than acknowledge what it may not be able to keep.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::model::Timestamp;
-use crate::state::Live;
+use crate::state::{Live, disk_free};
 
 /// Why nothing is accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
@@ -102,10 +102,4 @@ impl Gate {
         };
         *current = Some((pause, since));
     }
-}
-
-/// What is free of a folder's disk for this process, in bytes; `None` where the system does not tell.
-pub fn disk_free(folder: &Path) -> Option<u64> {
-    let disk = rustix::fs::statvfs(folder).ok()?;
-    disk.f_bavail.checked_mul(disk.f_frsize)
 }

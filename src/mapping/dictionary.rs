@@ -151,11 +151,16 @@ impl Dictionary {
 
     /// Whether a field tells that its device is in water, soil or a pipe: by its name, or as a pressure that no air has.
     pub(super) fn is_immersed(&self, path: &str, unit: Option<&str>) -> bool {
-        let levels = path.split('.').rev().find(|level| !["value", "val"].contains(level));
-        let name = words(levels.unwrap_or(path)).concat();
-        let is_pressure = || self.properties.get(&name).and_then(|index| self.entries.get(*index)).filter(|entry| !entry.only.is_empty());
-        let is_elsewhere = |unit| is_pressure().is_some_and(|entry| !entry.only.iter().any(|only| *only == self.unit(unit)));
-        self.immersed.contains(&name) || unit.is_some_and(is_elsewhere)
+        let name = words(path.split('.').rev().find(|level| !["value", "val"].contains(level)).unwrap_or(path)).concat();
+        let entry = self.properties.get(&name).and_then(|index| self.entries.get(*index));
+        let only = entry.map_or(&[][..], |entry| &entry.only);
+        let is_of_air = |unit| only.is_empty() || only.iter().any(|only| *only == self.unit(unit));
+        self.immersed.contains(&name) || !unit.is_none_or(is_of_air)
+    }
+
+    /// Whether a field's name says that it is about the air around the device.
+    pub(super) fn says_air(path: &str) -> bool {
+        path.split('.').flat_map(words).any(|word| ["air", "ambient", "outdoor", "outside"].contains(&word.as_str()))
     }
 
     /// Looks a field up by its path. Every level counts but places in lists and containers: what `soil.temperature` and

@@ -16,7 +16,8 @@ use super::live::{Device, DeviceIndex, Latest, Live, Mark, Moves, Series, Series
 use super::registry::{self, RegistryChange};
 use super::rhythm::Rhythm;
 use crate::model::{
-    Catalogue, DeviceId, DeviceKind, Districts, Domain, Fault, Message, PropertyIndex, Registry, Replay, SourceName, Timestamp, Unmapped,
+    Catalogue, DeviceId, DeviceKind, Districts, Domain, Fault, Message, PropertyIndex, Reason, Registry, Replay, SourceName, Timestamp,
+    Unmapped,
 };
 
 /// What each version of the schema adds to the one before. A released version never changes.
@@ -528,9 +529,12 @@ impl Turn<'_> {
 
     /// Whether a quarantined message still is as a replay says. An error counts as no: the commit will tell it.
     pub fn is_quarantined(&self, replay: &Replay) -> bool {
-        let select =
-            self.connection.prepare_cached("SELECT 1 FROM quarantine WHERE id = ?1 AND whole = ?2 AND readings = ?3 AND discarded IS NULL");
-        select.and_then(|mut select| select.exists(params![replay.id, replay.whole, replay.readings])).unwrap_or(false)
+        // What a store refused no sender sent: the ledger has no line of it that a replay could take back.
+        let select = self.connection.prepare_cached(
+            "SELECT 1 FROM quarantine WHERE id = ?1 AND whole = ?2 AND readings = ?3 AND discarded IS NULL AND reason <> ?4",
+        );
+        let refused = Reason::RefusedByStore.as_str();
+        select.and_then(|mut select| select.exists(params![replay.id, replay.whole, replay.readings, refused])).unwrap_or(false)
     }
 
     /// Marks quarantined messages as not worth a replay; returns how many were not yet. They stay until their time is over.

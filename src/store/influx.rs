@@ -93,6 +93,8 @@ pub struct InfluxSettings {
     pub backoff_max: Duration,
     /// How much of the log may be kept for it, in bytes.
     pub log_bytes_max: u64,
+    /// Disk to keep free, in bytes: intake stops below it, so that nothing of the log may be kept for InfluxDB then.
+    pub disk_reserve_bytes: u64,
 }
 
 /// What is said of InfluxDB.

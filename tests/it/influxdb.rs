@@ -14,7 +14,7 @@ fn wait_until_followed(conca: &Conca) {
     });
 }
 
-/// Questions of every kind. Times and codes of the load are within the last hour.
+/// Questions of every kind; some of them are refused, and must be so by both stores.
 fn questions(from: &str, to: &str) -> Vec<String> {
     let mut questions = Vec::new();
     let range = format!("from={from}&to={to}");
@@ -165,6 +165,13 @@ fn what_influxdb_refuses_is_quarantined_and_holds_up_nothing() {
     let (_code, status) = conca.get_json("/status");
     assert_eq!(status["influxdb"]["refused"], items.len());
     assert_eq!(status["influxdb"]["written"].as_u64().unwrap() + status["influxdb"]["refused"].as_u64().unwrap(), 30);
+    // It was no sender's message: there is nothing to replay, by reason or by number.
+    let (code, refused) = conca.post_json("/v1/quarantine/replay", &json!({ "reason": "refused-by-store" }));
+    assert!(code == 400 && refused.to_string().contains("mend that store"), "{code} {refused}");
+    let (_code, replayed) = conca.post_json("/v1/quarantine/replay", &json!({ "source": "influxdb" }));
+    assert_eq!((&replayed["replayed"], &replayed["gone"]), (&json!(0), &json!(items.len())), "{replayed}");
+    let (_code, ledger) = conca.get_json("/v1/ledger?source=influxdb");
+    assert_eq!(ledger["items"].as_array().map(Vec::len).unwrap_or_default(), 0, "{ledger}");
     // For the ledger nothing was refused: the lake has it.
     assert_eq!((&status["ledger"]["balances"], &status["ledger"]["total"]["quarantined"]), (&json!(true), &json!(0)));
     conca.stop();

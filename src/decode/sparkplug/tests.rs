@@ -1,7 +1,7 @@
 use prost::Message as _;
 
 use super::protobuf::{DataType, Metric, Payload, PropertySet, PropertyValue, Skipped, Value as Told};
-use super::{METRICS_MAX, Nodes};
+use super::{Nodes, REMEMBERED_MAX};
 use crate::decode::material::material;
 use crate::decode::tests::{LIMITS, message, written};
 use crate::decode::{Decoder, Form, Memory, decode};
@@ -125,6 +125,15 @@ fn a_missing_message_makes_a_birth_be_asked_for_and_loses_nothing_else() {
 }
 
 #[test]
+fn a_birth_of_more_than_a_message_may_hold_is_refused_and_not_asked_for_again_and_again() {
+    let mut host = Host::new();
+    let metrics: Vec<Metric> = (0..60).map(|alias| metric(&format!("m{alias}"), alias, DataType::Int8, Told::Int(1))).collect();
+    host.hear("NBIRTH/n", &payload(0, metrics), "rejected: too-many-readings: more than 50 readings");
+    // What it said is known all the same, and nothing is missing after it.
+    host.hear("NDATA/n", &payload(1, vec![by_alias(7, Told::Int(2))]), "city:n sparkplug \nm7=2");
+}
+
+#[test]
 fn a_death_is_that_of_all_devices_and_an_old_will_is_none() {
     let mut host = Host::born();
     host.hear("NDEATH/lamp-post", &Payload { metrics: vec![session(2)], ..Payload::default() }.encode_to_vec(), "");
@@ -223,7 +232,7 @@ fn topics_of_others_are_told_apart() {
 
 #[test]
 fn what_births_say_is_bounded() {
-    let mut nodes = Nodes { metrics: METRICS_MAX - 1, ..Nodes::default() };
+    let mut nodes = Nodes { remembered: REMEMBERED_MAX - 1, ..Nodes::default() };
     let metrics = (0..10).map(|alias| metric(&format!("m{alias}"), alias, DataType::Int8, Told::Int(1))).collect();
     let birth = message("spBv1.0/city/NBIRTH/n", &payload(0, metrics));
     super::decode(&FORM(), &birth, &LIMITS, &mut nodes, false).unwrap();

@@ -94,6 +94,15 @@ struct Cast {
     kinds: Vec<DeviceKind>,
 }
 
+/// On which side of a selection.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Beside {
+    /// The last row before it, however old.
+    Before,
+    /// The first row behind it, up to this time.
+    After(Timestamp),
+}
+
 impl Answers {
     /// Aggregates of a property over windows of time.
     pub async fn aggregates(&self, question: AggregateQuestion) -> Result<Aggregates, AskError> {
@@ -142,7 +151,7 @@ impl Answers {
             }
             Lead::Any => {
                 let devices: Vec<DeviceIndex> = cast.members.iter().map(|member| DeviceIndex(member.device)).collect();
-                self.last_before(&selection, detail, &devices).await?
+                self.nearest(Beside::Before, &selection, detail, &devices).await?
             }
         };
         let mut aggregator = Aggregator::new(plan, cast.members)?;
@@ -190,30 +199,51 @@ impl Answers {
         (in_districts && in_area).then(|| home.map_or(NO_DISTRICT, |home| home.0))
     }
 
-    /// Each device's last row before a selection begins, looked for in ever longer stretches of the past.
-    pub(super) async fn last_before(&self, selection: &Selection, detail: Detail, devices: &[DeviceIndex]) -> Result<Vec<Row>, AskError> {
+    /// Each device's nearest row beside a selection, looked for in ever longer stretches.
+    pub(super) async fn nearest(
+        &self,
+        beside: Beside,
+        selection: &Selection,
+        detail: Detail,
+        devices: &[DeviceIndex],
+    ) -> Result<Vec<Row>, AskError> {
         const STRETCH: Duration = Duration::from_hours(1);
         const GROWTH: u32 = 8;
         let mut missing = devices.to_vec();
         missing.sort_unstable();
         let mut found: HashMap<u32, Row> = HashMap::new();
-        let Some(oldest) = self.history.oldest_time().await? else { return Ok(Vec::new()) };
-        let (mut end, mut stretch) = (selection.from, STRETCH);
-        while !missing.is_empty() && oldest < end {
-            let start = end.minus(stretch).max(oldest);
-            let before = Selection { from: start, to: end, devices: Some(missing.clone()), ..selection.clone() };
-            let mut chunks = self.history.scan(before, Order::Any, detail)?;
+        let limit = match beside {
+            Beside::Before => self.history.oldest_time().await?,
+            Beside::After(limit) => Some(limit),
+        };
+        let Some(limit) = limit else { return Ok(Vec::new()) };
+        let (mut from, mut to, mut stretch) = (selection.to, selection.from, STRETCH);
+        while !missing.is_empty() {
+            (from, to) = match beside {
+                Beside::Before => (to.minus(stretch).max(limit), to),
+                Beside::After(_) => (from, from.plus(stretch).min(limit)),
+            };
+            if from >= to {
+                break;
+            }
+            let part = Selection { from, to, devices: Some(missing.clone()), ..selection.clone() };
+            let mut chunks = self.history.scan(part, Order::Any, detail)?;
             while let Some(chunk) = chunks.next().await {
                 for row in rows(&chunk?) {
-                    let last = found.entry(row.device).or_insert(row);
-                    if last.time < row.time {
-                        *last = row;
+                    let nearest = found.entry(row.device).or_insert(row);
+                    let is_nearer = match beside {
+                        Beside::Before => nearest.time < row.time,
+                        Beside::After(_) => row.time < nearest.time,
+                    };
+                    if is_nearer {
+                        *nearest = row;
                     }
                 }
                 tokio::task::coop::consume_budget().await;
             }
             missing.retain(|device| !found.contains_key(&device.0));
-            (end, stretch) = (start, stretch.saturating_mul(GROWTH));
+            // The next stretch lies further away.
+            (from, to, stretch) = (to, from, stretch.saturating_mul(GROWTH));
         }
         Ok(found.into_values().collect())
     }

@@ -8,14 +8,15 @@ use hashbrown::HashMap;
 use jiff::tz::TimeZone;
 use rust_decimal::Decimal;
 
-use super::aggregates::rows;
+use super::aggregates::{Beside, rows};
 use super::{Answers, AskError, Filter};
 use crate::model::{DeviceId, Kind, Property, PropertyIndex, Timestamp};
+use crate::query::aggregate::Row;
 use crate::query::consumption::{Meter, Used};
 use crate::query::tariff::Tariff;
 use crate::query::window::{WindowSize, Windows};
 use crate::state::DeviceIndex;
-use crate::store::{Detail, Order, Selection};
+use crate::store::{Detail, Order};
 
 /// How far behind the windows the reading is looked for that shares out the last of them.
 const AFTER_MAX: Duration = Duration::from_hours(24 * 31);
@@ -94,44 +95,45 @@ impl Answers {
         borders.sort_unstable();
         borders.dedup();
         let borders: Arc<[i64]> = borders.into();
-        let (devices, names, pause_max) = {
+        // Each meter with the longest pause that it should make.
+        let meters: Vec<(DeviceIndex, DeviceId, i64)> = {
             let state = self.live.read();
             let asked = question.filter.devices(&state)?;
             let all = (0u32..).map(DeviceIndex).take(if asked.is_none() { state.devices.len() } else { 0 });
-            let devices: Vec<DeviceIndex> =
-                asked.into_iter().flatten().chain(all).filter(|index| state.find_series(*index, question.property).is_some()).collect();
-            let names: HashMap<u32, DeviceId> = devices.iter().map(|index| (index.0, state.device(*index).id.clone())).collect();
-            let interval = |index: &DeviceIndex| {
-                let registered = state.registry.find(state.device(*index).id.as_str());
-                let interval_s = registered.and_then(|registration| registration.document().interval_s).unwrap_or(property.interval_s);
-                // A pause of so many intervals is one that a meter should not make.
-                let pause = Duration::from_secs(u64::from(interval_s)).mul_f64(self.limits.hold_intervals);
-                (index.0, i64::try_from(pause.as_micros()).unwrap_or(i64::MAX))
+            let meters = asked.into_iter().flatten().chain(all).filter(|index| state.find_series(*index, question.property).is_some());
+            let meter = |index| {
+                let id = &state.device(index).id;
+                let declared = state.registry.find(id.as_str()).and_then(|registration| registration.document().interval_s);
+                let interval = Duration::from_secs(u64::from(declared.unwrap_or(property.interval_s)));
+                let pause = interval.mul_f64(self.limits.hold_intervals);
+                (index, id.clone(), i64::try_from(pause.as_micros()).unwrap_or(i64::MAX))
             };
-            let pauses: HashMap<u32, i64> = devices.iter().map(interval).collect();
-            (devices, names, pauses)
+            meters.map(meter).collect()
         };
-        if devices.len().saturating_mul(borders.len()) > self.limits.buckets_max {
-            return Err(AskError::TooManyMeters { meters: devices.len(), borders: borders.len(), buckets_max: self.limits.buckets_max });
+        if meters.len().saturating_mul(borders.len()) > self.limits.buckets_max {
+            return Err(AskError::TooManyMeters { meters: meters.len(), borders: borders.len(), buckets_max: self.limits.buckets_max });
         }
-        let mut meters: HashMap<u32, Meter> = devices
-            .iter()
-            .map(|device| (device.0, Meter::new(Arc::clone(&borders), pause_max.get(&device.0).copied().unwrap_or(i64::MAX))))
-            .collect();
+        let devices: Vec<DeviceIndex> = meters.iter().map(|(device, ..)| *device).collect();
+        let names: HashMap<u32, DeviceId> = meters.iter().map(|(device, id, _pause)| (device.0, id.clone())).collect();
+        let mut meters: HashMap<u32, Meter> =
+            meters.iter().map(|(device, _id, pause_max)| (device.0, Meter::new(Arc::clone(&borders), *pause_max))).collect();
         let selection = question.filter.selection(vec![question.property], start, end, Some(devices.clone()));
-        let mut push = |row: crate::query::aggregate::Row| {
+        let mut push = |row: Row| {
             if let Some(meter) = meters.get_mut(&row.device) {
                 meter.push(row.time, row.value);
             }
         };
-        self.last_before(&selection, Detail::Values, &devices).await?.into_iter().for_each(&mut push);
+        self.nearest(Beside::Before, &selection, Detail::Values, &devices).await?.into_iter().for_each(&mut push);
         let mut chunks = self.history.scan(selection.clone(), Order::SeriesTime, Detail::Values)?;
         while let Some(chunk) = chunks.next().await {
             rows(&chunk?).for_each(&mut push);
             tokio::task::coop::consume_budget().await;
         }
         drop(chunks);
-        self.first_after(&selection, &devices).await?.into_iter().for_each(&mut push);
+        self.nearest(Beside::After(end.plus(AFTER_MAX).min(self.clock.now())), &selection, Detail::Values, &devices)
+            .await?
+            .into_iter()
+            .for_each(&mut push);
         let now = self.clock.now();
         let lateness = self.limits.lateness.0;
         let mut series: Vec<(Option<DeviceId>, Vec<Used>)> =
@@ -174,33 +176,6 @@ impl Answers {
             ConsumptionSeries { device, buckets: (0..windows.len()).map(bucket).collect() }
         });
         Ok(Consumption { series: series.collect(), property, start, end })
-    }
-
-    /// Each meter's first row behind a selection, looked for in ever longer stretches, up to [`AFTER_MAX`].
-    async fn first_after(&self, selection: &Selection, devices: &[DeviceIndex]) -> Result<Vec<crate::query::aggregate::Row>, AskError> {
-        const STRETCH: Duration = Duration::from_hours(1);
-        const GROWTH: u32 = 8;
-        let last = selection.to.plus(AFTER_MAX).min(self.clock.now());
-        let mut missing = devices.to_vec();
-        let mut found: HashMap<u32, crate::query::aggregate::Row> = HashMap::new();
-        let (mut start, mut stretch) = (selection.to, STRETCH);
-        while !missing.is_empty() && start < last {
-            let end = start.plus(stretch).min(last);
-            let after = Selection { from: start, to: end, devices: Some(missing.clone()), ..selection.clone() };
-            let mut chunks = self.history.scan(after, Order::Any, Detail::Values)?;
-            while let Some(chunk) = chunks.next().await {
-                for row in rows(&chunk?) {
-                    let first = found.entry(row.device).or_insert(row);
-                    if row.time < first.time {
-                        *first = row;
-                    }
-                }
-                tokio::task::coop::consume_budget().await;
-            }
-            missing.retain(|device| !found.contains_key(&device.0));
-            (start, stretch) = (end, stretch.saturating_mul(GROWTH));
-        }
-        Ok(found.into_values().collect())
     }
 }
 

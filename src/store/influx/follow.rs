@@ -10,12 +10,13 @@ use flate2::write::GzEncoder;
 use futures::{StreamExt, TryStreamExt, stream};
 use influxdb2::RequestError;
 use influxdb2::api::write::TimestampPrecision;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::line::Lines;
 use super::{Influx, InfluxError, STORE};
 use crate::model::{Clock, Fault, Message, Reason, Service, SourceName, Timestamp};
-use crate::state::{Attachment, Commit, Database, FollowerPosition, LAKE, Lane, Quarantined, Reader, Rows, StateError};
+use crate::state::{Attachment, Commit, Database, LAKE, Lane, Quarantined, Reader, Rows, StateError, disk_free};
 use crate::store::{Detail, Lake, LakeError, Order, Selection};
 
 /// Bytes of the log that are taken at once.
@@ -26,6 +27,9 @@ const WRITES: usize = 4;
 
 /// How long the log's end is waited for at most: a change of the settings of InfluxDB must show by itself.
 const IDLE: Duration = Duration::from_secs(5);
+
+/// How often it is looked how long the log has grown.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// First pause after a failure.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -78,8 +82,13 @@ impl Follower {
         let mut commits = self.database.live().subscribe();
         let mut is_prepared = false;
         let mut pause = PAUSE;
+        let mut looked: Option<Instant> = None;
         loop {
             commits.mark_unchanged();
+            if looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY) {
+                self.let_go().await;
+                looked = Some(Instant::now());
+            }
             let work = async {
                 if !is_prepared {
                     self.bounded(self.influx.prepare()).await?;
@@ -98,7 +107,6 @@ impl Follower {
                 }
                 Some(Err(error)) => {
                     self.fail(&error);
-                    self.let_go().await;
                     pause = (pause * 2).min(self.influx.settings.backoff_max);
                     // Spread out, so that several nodes do not come back at the same moment.
                     pause.mul_f64(0.5 + fastrand::f64() / 2.0)
@@ -136,21 +144,27 @@ impl Follower {
         Ok(tokio::task::spawn_blocking(move || work(&database, &reader)).await.map_err(|_stopped| FollowError::Stopped)??)
     }
 
-    /// Lets the log go where it has grown too long: the lake is copied once InfluxDB is back.
+    /// Lets the log go where it has grown too long, or the disk is short of the room that intake needs: the lake is copied then.
     async fn let_go(&self) {
-        let bytes_max = self.influx.settings.log_bytes_max;
+        let (bytes_max, reserve) = (self.influx.settings.log_bytes_max, self.influx.settings.disk_reserve_bytes);
         let looked = self.blocking(move |database, reader| {
             let Some(attachment) = database.turn().attachment(STORE)? else { return Ok(()) };
             let bytes = reader.log_bytes_after(attachment.position)?;
-            if bytes > bytes_max {
+            let is_short = database.path().parent().and_then(disk_free).is_some_and(|free| free < reserve);
+            // What little it still needs is not what fills the disk.
+            if bytes > bytes_max || (is_short && bytes > BLOCK_BYTES as u64) {
                 database.turn().detach(STORE)?;
-                tracing::error!(bytes, bytes_max, "InfluxDB is too far behind: the log goes on without it, and the lake will be copied");
+                tracing::error!(
+                    bytes,
+                    bytes_max,
+                    is_short,
+                    "InfluxDB is too far behind: the log goes on without it, and the lake will be copied"
+                );
             }
             Ok(())
         });
-        match looked.await {
-            Ok(()) => {}
-            Err(error) => tracing::error!(error = crate::error_chain(&error), "cannot look how far behind InfluxDB is"),
+        if let Err(error) = looked.await {
+            tracing::error!(error = crate::error_chain(&error), "cannot look how far behind InfluxDB is");
         }
     }
 
@@ -240,9 +254,8 @@ impl Follower {
             }
         }
         self.write_in_any_order(&lines).await?;
-        let done = FollowerPosition { ordered: position.ordered, late: position.late };
-        self.blocking(move |database, _reader| database.turn().attach(STORE, &Attachment { position: done, copied: None })).await?;
-        self.influx.status.lock().position = done;
+        self.blocking(move |database, _reader| database.turn().attach(STORE, &Attachment { position, copied: None })).await?;
+        self.influx.status.lock().position = position;
         Ok(Step::Worked)
     }
 
@@ -266,7 +279,7 @@ impl Follower {
     async fn write(&self, lines: &Lines, range: Range<usize>) -> Result<(), FollowError> {
         let mut waiting = vec![range];
         while let Some(range) = waiting.pop() {
-            let (error, is_large) = match self.bounded(self.post(lines.text(range.clone()))).await {
+            let error = match self.bounded(self.post(lines.text(range.clone()))).await {
                 Ok(()) => {
                     self.influx.status.lock().written += range.len() as u64;
                     continue;
@@ -274,8 +287,7 @@ impl Follower {
                 Err(InfluxError::Request(RequestError::Http { status, text })) => match status.as_u16() {
                     // The rest of the batch is written: these are older than the bucket keeps.
                     400 | 422 if text.contains("retention policy") => continue,
-                    400 | 422 => (text, false),
-                    413 => (text, true),
+                    400 | 413 | 422 => text,
                     _ => return Err(InfluxError::Request(RequestError::Http { status, text }).into()),
                 },
                 Err(error) => return Err(error.into()),
@@ -286,7 +298,7 @@ impl Follower {
                 waiting.push(middle..range.end);
                 waiting.push(range.start..middle);
             } else {
-                tracing::warn!(error, is_large, "InfluxDB refuses an observation: it is quarantined");
+                tracing::warn!(error, "InfluxDB refuses an observation: it is quarantined");
                 self.quarantine(lines.text(range).to_vec(), error).await?;
             }
         }

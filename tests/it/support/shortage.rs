@@ -37,7 +37,7 @@ impl Shortage {
     }
 
     fn free(&self) -> u64 {
-        conca::intake::disk_free(&self.folder).unwrap()
+        conca::state::disk_free(&self.folder).unwrap()
     }
 
     /// Makes room again.
