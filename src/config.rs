@@ -328,7 +328,7 @@ pub struct InfluxDb {
     /// Lines of one write.
     #[schemars(range(min = 1, max = 100_000))]
     pub batch_lines: usize,
-    /// How long one request may take, to write or to begin an answer.
+    /// How long one request may take: to write, to begin an answer, or to go on with it.
     pub timeout: DurationText,
     /// Longest pause between two tries.
     pub backoff_max: DurationText,

@@ -147,7 +147,7 @@ impl Influx {
         let compressed = HeaderMap::from_iter([(CONTENT_ENCODING, HeaderValue::from_static("gzip"))]);
         let writer = client(http().default_headers(compressed))?;
         let client = client(http())?;
-        // A question may take as long as its asker waits.
+        // An answer may take as long as its asker waits; each part of it no longer than one request.
         let questions = reqwest11::Client::builder().connect_timeout(settings.timeout).build().map_err(InfluxError::Questions)?;
         // Until the follower has looked, nothing is known to be there.
         let status = InfluxStatus { copied: Some(Timestamp::MIN), ..InfluxStatus::default() };

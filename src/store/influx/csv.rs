@@ -1,5 +1,7 @@
 //! CSV as it comes over the network: records out of parts of any length.
 
+use std::time::Duration;
+
 use bytes::{Buf, Bytes};
 use csv_core::{ReadRecordResult, Reader};
 use futures::StreamExt;
@@ -16,6 +18,8 @@ const CELLS_MAX: usize = 1_024;
 /// Reads the records of an answer's body.
 pub(super) struct Records {
     body: BoxStream<'static, Result<Bytes, InfluxError>>,
+    /// How long the next part may take.
+    timeout: Duration,
     is_over: bool,
     part: Bytes,
     reader: Reader,
@@ -49,9 +53,9 @@ impl<'a> Record<'a> {
 }
 
 impl Records {
-    pub(super) fn new(body: BoxStream<'static, Result<Bytes, InfluxError>>) -> Self {
+    pub(super) fn new(body: BoxStream<'static, Result<Bytes, InfluxError>>, timeout: Duration) -> Self {
         let (text, ends) = (vec![0; 1_024], vec![0; 32]);
-        Self { body, is_over: false, part: Bytes::new(), reader: Reader::new(), text, text_len: 0, ends, ends_len: 0 }
+        Self { body, timeout, is_over: false, part: Bytes::new(), reader: Reader::new(), text, text_len: 0, ends, ends_len: 0 }
     }
 
     /// The next record that is not empty.
@@ -59,7 +63,7 @@ impl Records {
         (self.text_len, self.ends_len) = (0, 0);
         loop {
             if self.part.is_empty() && !self.is_over {
-                match self.body.next().await {
+                match tokio::time::timeout(self.timeout, self.body.next()).await.map_err(|_elapsed| InfluxError::Timeout(self.timeout))? {
                     Some(part) => self.part = part?,
                     None => self.is_over = true,
                 }
@@ -105,7 +109,7 @@ mod tests {
         let text = ",result,table\r\n,_result,0\r\n\r\n,\"a,\"\"b\"\"\n\",è\r\n";
         for length in 1..text.len() {
             let parts: Vec<_> = text.as_bytes().chunks(length).map(|part| Ok(Bytes::copy_from_slice(part))).collect();
-            let mut records = Records::new(stream::iter(parts).boxed());
+            let mut records = Records::new(stream::iter(parts).boxed(), Duration::from_secs(5));
             let mut read = Vec::new();
             while let Some(record) = records.next().await.unwrap() {
                 read.push((0..record.ends.len()).map(|index| record.cell(Some(index)).to_owned()).collect::<Vec<_>>());
@@ -117,6 +121,12 @@ mod tests {
     #[tokio::test]
     async fn a_record_without_end_is_refused() {
         let endless = stream::repeat_with(|| Ok(Bytes::from(vec![b'x'; 65_536]))).boxed();
-        assert!(Records::new(endless).next().await.is_err());
+        assert!(Records::new(endless, Duration::from_secs(5)).next().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_stops_is_given_up() {
+        let mut records = Records::new(stream::pending().boxed(), Duration::from_millis(1));
+        assert!(matches!(records.next().await, Err(InfluxError::Timeout(_))));
     }
 }

@@ -97,14 +97,15 @@ impl Influx {
             .header("Authorization", format!("Token {}", self.settings.token.reveal()))
             .header("Content-Type", "application/json")
             .body(question.to_string())
-            .send()
-            .await?;
+            .send();
+        let timeout = self.settings.timeout;
+        let answer = tokio::time::timeout(timeout, answer).await.map_err(|_elapsed| InfluxError::Timeout(timeout))??;
         let status = answer.status();
         if !status.is_success() {
             let text = answer.text().await.unwrap_or_default();
             return Err(InfluxError::Refused { status: status.as_u16(), text: text.chars().take(500).collect() });
         }
-        Ok(Records::new(answer.bytes_stream().map_err(InfluxError::Question).boxed()))
+        Ok(Records::new(answer.bytes_stream().map_err(InfluxError::Question).boxed(), timeout))
     }
 }
 
