@@ -74,6 +74,8 @@ pub struct Config {
     pub influxdb: InfluxDb,
     /// What questions may cost.
     pub query: Query,
+    /// Statements in SQL.
+    pub sql: Sql,
     /// Alert rules.
     pub alerts: Alerts,
     /// The HTTP interface.
@@ -369,6 +371,47 @@ pub struct Query {
     pub silent_intervals: f64,
 }
 
+/// Statements in SQL: what one may cost, and all together.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sql {
+    /// How long a statement may take, up to its last row.
+    pub timeout: DurationText,
+    /// Statements at the same time; further ones wait, up to the timeout.
+    #[schemars(range(min = 1, max = 1_000))]
+    pub concurrent_max: usize,
+    /// Of these, statements of one caller; further ones are refused.
+    #[schemars(range(min = 1, max = 1_000))]
+    pub concurrent_per_caller_max: usize,
+    /// Rows of one answer; more are an error, never left out.
+    #[schemars(range(min = 1))]
+    pub rows_max: usize,
+    /// Memory that all rows of one answer would take together, in MiB; more are an error.
+    #[schemars(range(min = 1, max = 1_048_576))]
+    pub answer_mib_max: usize,
+    /// Memory of all statements together, in MiB, beside that of other questions.
+    #[schemars(range(min = 16, max = 1_048_576))]
+    pub memory_mib: usize,
+    /// Disk for sorting and grouping what is larger than the memory, in MiB, in the folder `spill` of the data folder. 0: none, and
+    /// such statements fail.
+    #[schemars(range(max = 1_048_576))]
+    pub spill_mib_max: u64,
+    /// The PostgreSQL protocol.
+    pub postgres: Postgres,
+}
+
+/// The PostgreSQL protocol. A user is the name of a token, its password the token; TLS is that of the HTTP interface.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Postgres {
+    /// Where it listens, `127.0.0.1:5432` for instance. Left out: nowhere. For addresses the same holds as for `api.listen`.
+    #[schemars(with = "Option<String>")]
+    pub listen: Option<SocketAddr>,
+    /// Connections at the same time; further ones are refused.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub connections_max: usize,
+}
+
 /// Alert rules.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -462,8 +505,8 @@ mod default {
     use std::time::Duration;
 
     use super::{
-        Alerts, Api, City, Config, DurationText, HttpSource, InfluxDb, Ingest, Intake, Lake, Log, LogFormat, Node, Quality, Query,
-        StoreName, Subscription,
+        Alerts, Api, City, Config, DurationText, HttpSource, InfluxDb, Ingest, Intake, Lake, Log, LogFormat, Node, Postgres, Quality, Query,
+        Sql, StoreName, Subscription,
     };
     use crate::decode::Decoder;
     use crate::model::SourceName;
@@ -530,6 +573,7 @@ mod default {
                 lake: Lake::default(),
                 influxdb: InfluxDb::default(),
                 query: Query::default(),
+                sql: Sql::default(),
                 alerts: Alerts::default(),
                 api: Api::default(),
                 log: Log::default(),
@@ -630,6 +674,27 @@ mod default {
                 late_intervals: 2.0,
                 silent_intervals: 5.0,
             }
+        }
+    }
+
+    impl Default for Sql {
+        fn default() -> Self {
+            Self {
+                timeout: seconds(60),
+                concurrent_max: 4,
+                concurrent_per_caller_max: 2,
+                rows_max: 10_000_000,
+                answer_mib_max: 1_024,
+                memory_mib: 256,
+                spill_mib_max: 1_024,
+                postgres: Postgres::default(),
+            }
+        }
+    }
+
+    impl Default for Postgres {
+        fn default() -> Self {
+            Self { listen: None, connections_max: 64 }
         }
     }
 

@@ -21,6 +21,7 @@
 //! | [`intake`] | batch → effects of one transaction; pure. Also whether anything may be accepted |
 //! | [`store`] | the log's follower: Delta Lake table, its upkeep, scans over table and log together |
 //! | [`query`] | question → aggregates, observations, latest values; the core is pure |
+//! | [`sql`] | statement → rows: history and state as tables, read-only |
 //! | [`alert`] | rules over observations and the clock → alerts; the core is pure |
 //! | [`api`] | HTTP |
 //! | [`app`] | wiring: queues, threads, start and stop order |
@@ -46,6 +47,7 @@ pub mod model;
 pub mod normalise;
 pub mod quality;
 pub mod query;
+pub mod sql;
 pub mod state;
 pub mod store;
 

@@ -66,6 +66,7 @@ pub(super) fn values(config: &Config, problems: &mut Vec<Problem>) {
         ("lake.merge_every", config.lake.merge_every),
         ("lake.maintain_every", config.lake.maintain_every),
         ("query.timeout", config.query.timeout),
+        ("sql.timeout", config.sql.timeout),
         ("alerts.tick", config.alerts.tick),
         ("api.request_timeout", config.api.request_timeout),
         ("intake.quarantine_kept", config.intake.quarantine_kept),
@@ -80,6 +81,9 @@ pub(super) fn values(config: &Config, problems: &mut Vec<Problem>) {
     }
     if config.lake.vacuum_after.0 <= config.query.timeout.0 {
         report("lake.vacuum_after", "must be longer than query.timeout: questions read the files");
+    }
+    if config.lake.vacuum_after.0 <= config.sql.timeout.0 {
+        report("lake.vacuum_after", "must be longer than sql.timeout: statements read the files");
     }
     if !(config.query.hold_intervals > 0.0 && config.query.hold_intervals.is_finite()) {
         report("query.hold_intervals", "must be above zero");
@@ -226,15 +230,16 @@ fn api(config: &Config, report: &mut impl FnMut(&str, &str)) {
             report(key, &format!("there is no file {}", path.display()));
         }
     }
-    if !api.listen.ip().is_loopback() {
+    for (key, listen) in [("api.listen", Some(api.listen)), ("sql.postgres.listen", config.sql.postgres.listen)] {
+        if listen.is_none_or(|listen| listen.ip().is_loopback()) {
+            continue;
+        }
         if api.tokens.is_empty() {
-            report("api.listen", "is not a loopback address: configure api.tokens first (`conca token` makes one)");
+            report(key, "is not a loopback address: configure api.tokens first (`conca token` makes one)");
         }
         if api.certificate_file.is_none() && !api.plaintext {
-            report(
-                "api.listen",
-                "is not a loopback address: give certificate_file and key_file, or say plaintext = true behind a proxy that ends TLS",
-            );
+            let problem = "is not a loopback address: give certificate_file and key_file, or say plaintext = true behind a proxy that ends TLS";
+            report(key, problem);
         }
     }
     let mut names = HashSet::new();

@@ -33,6 +33,7 @@ use parking_lot::RwLock;
 use tokio::sync::MutexGuard;
 
 pub use maintain::Maintenance;
+pub use scan::Snapshot;
 use table::Change;
 
 use crate::model::{Catalogue, Districts, Timestamp};

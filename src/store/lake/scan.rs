@@ -10,7 +10,7 @@ use hashbrown::{HashMap, HashSet};
 
 use super::read::DEVICES_IN_FILTER;
 use super::table::{DEVICE, DISTRICT, FLAGS, LATITUDE, LONGITUDE, ORIGINAL_UNIT, ORIGINAL_VALUE, PROPERTY, TIME, VALUE};
-use super::{Lake, LakeError};
+use super::{Lake, LakeError, Published};
 use crate::model::{Catalogue, Districts, Flags, Original, Position};
 use crate::state::{Block, DeviceIndex, Live, SeriesIndex, Tail};
 use crate::store::selection::{Chunk, Chunks, Detail, NO_DISTRICT, Order, Selection};
@@ -21,13 +21,30 @@ const RECENT_ROWS: usize = 8_192;
 /// Identities of late rows: the table's and the ordered lane's rows of the same identity do not count.
 type Overlay = HashSet<(u32, u16, i64)>;
 
+/// A table version and exactly the log rows that it lacks: whoever looks at it again sees the same. The table's files outlive it for as
+/// long as any question may take.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    published: Published,
+    tail: Tail,
+}
+
 impl Lake {
+    /// What there is now.
+    pub fn snapshot(&self) -> Snapshot {
+        let published = self.published.read();
+        let tail = self.database.live().tail_after(published.position.ordered, published.position.late);
+        Snapshot { published: published.clone(), tail }
+    }
+
     /// All observations of a selection, each identity once.
     pub fn scan(&self, selection: Selection, order: Order, detail: Detail) -> Result<Chunks, LakeError> {
-        let (published, tail) = {
-            let published = self.published.read();
-            (published.clone(), self.database.live().tail_after(published.position.ordered, published.position.late))
-        };
+        self.scan_at(self.snapshot(), selection, order, detail)
+    }
+
+    /// [`Lake::scan`] of what there was.
+    pub fn scan_at(&self, snapshot: Snapshot, selection: Selection, order: Order, detail: Detail) -> Result<Chunks, LakeError> {
+        let Snapshot { published, tail } = snapshot;
         if selection.from >= selection.to || selection.devices.as_ref().is_some_and(Vec::is_empty) {
             return Ok(stream::empty().boxed());
         }

@@ -1,0 +1,323 @@
+//! SQL for analysts: read-only statements over history and state, through DataFusion.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `tables` | which tables there are; the one place where further ones are registered |
+//! | `observation` | history and the log's tail as one table: what is pushed down to the lake's scan |
+//! | `views` | devices, latest values, properties, districts, alerts, quarantine |
+//! | `functions` | `time_bucket`, `local_time`, `buckets`, `distance_m`, `district_at` |
+//! | `encode` | answers as JSON, NDJSON, CSV, Arrow and Parquet |
+//! | [`postgres`] | the PostgreSQL protocol |
+//!
+//! Guarantees:
+//! - **Nothing changes, and no file is reached.** One statement that reads is planned; definitions, changes, `COPY` and `SET` are refused
+//!   by what they are, and once more by what their plan holds. There is no object store, no table function that opens files, and no
+//!   function that makes a long text or list out of a short one.
+//! - **One snapshot.** However often a statement names `observation`, it sees one table version and exactly the log rows that it lacks.
+//!   The other views are read when the statement comes to them.
+//! - **Bounded.** Time, rows, bytes, memory, disk and statements at once have limits ([`config::Sql`](crate::config::Sql)); what goes
+//!   beyond is an error, never a shorter answer. Dropping an [`Answer`] ends all its work.
+
+mod encode;
+mod error;
+mod functions;
+mod observation;
+pub mod postgres;
+mod statement;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod views;
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use datafusion_postgres::datafusion_pg_catalog::setup_pg_catalog;
+use datafusion_postgres::datafusion_pg_catalog::pg_catalog::context::EmptyContextProvider;
+use deltalake::arrow::array::RecordBatch;
+use deltalake::arrow::datatypes::SchemaRef;
+use deltalake::datafusion::execution::SendableRecordBatchStream;
+use deltalake::datafusion::execution::context::SessionContext;
+use deltalake::datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use deltalake::datafusion::execution::memory_pool::FairSpillPool;
+use deltalake::datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use deltalake::datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use deltalake::datafusion::physical_plan::execute_stream;
+use deltalake::datafusion::prelude::SessionConfig;
+use deltalake::datafusion::scalar::ScalarValue;
+use futures::{Stream, StreamExt as _};
+use hashbrown::HashMap;
+use jiff::tz::TimeZone;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep};
+use url::Url;
+
+pub use encode::Encoding;
+pub use error::{Place, SqlError};
+pub use statement::Statement;
+
+use crate::config;
+use crate::model::{Catalogue, Clock, Districts};
+use crate::query::ask::Answers;
+use crate::state::{Live, Reader, disk_free};
+use crate::store::{History, Lake};
+
+/// Where what is asked for comes from.
+#[derive(Debug)]
+pub struct Sources {
+    /// History. Statements read the lake, whichever store answers other questions.
+    pub lake: Arc<Lake>,
+    /// Devices, latest values and the log's tail.
+    pub live: Arc<Live>,
+    /// Alerts and quarantine.
+    pub reader: Arc<Reader>,
+    /// Observed properties.
+    pub catalogue: Arc<Catalogue>,
+    /// Districts.
+    pub districts: Arc<Districts>,
+    /// Where "now" of devices comes from.
+    pub clock: Arc<dyn Clock>,
+    /// The city's time zone.
+    pub zone: TimeZone,
+    /// What is known of devices is asked as the interface asks it.
+    pub query: config::Query,
+}
+
+impl Sources {
+    fn answers(&self) -> Answers {
+        Answers::new(
+            History::Lake(Arc::clone(&self.lake)),
+            Arc::clone(&self.live),
+            Arc::clone(&self.catalogue),
+            Arc::clone(&self.districts),
+            Arc::clone(&self.clock),
+            self.query.clone(),
+        )
+    }
+}
+
+/// Where statements may sort and group what is larger than the memory.
+#[derive(Clone, Debug)]
+pub struct Spill {
+    /// The folder; what is left in it from before is deleted.
+    pub folder: PathBuf,
+    /// So much of the disk is left alone: intake needs it.
+    pub disk_reserve_bytes: u64,
+}
+
+/// Plans and runs statements.
+pub struct Engine {
+    /// What every statement's own session begins as.
+    state: SessionState,
+    sources: Arc<Sources>,
+    limits: config::Sql,
+    spill: Spill,
+    places: Arc<Semaphore>,
+    callers: Arc<Mutex<HashMap<String, usize>>>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Engine").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+/// The database's name.
+pub const DATABASE: &str = "conca";
+
+/// The name of the schema that holds all tables.
+const SCHEMA: &str = "public";
+
+/// Functions of which a short statement can make a text or list of any length, outside of what the memory's limit sees.
+const UNBOUNDED: [&str; 4] = ["array_repeat", "array_resize", "lpad", "repeat"];
+
+impl Engine {
+    /// Makes the tables and functions known.
+    pub fn new(sources: Arc<Sources>, limits: config::Sql, spill: Spill) -> Result<Self, SqlError> {
+        let disk = match limits.spill_mib_max {
+            0 => DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled),
+            mib_max => {
+                match std::fs::remove_dir_all(&spill.folder) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(SqlError::Folder(error)),
+                    _gone => {}
+                }
+                std::fs::create_dir_all(&spill.folder).map_err(SqlError::Folder)?;
+                let mode = DiskManagerMode::Directories(vec![spill.folder.clone()]);
+                DiskManagerBuilder::default().with_mode(mode).with_max_temp_directory_size(mib_max << 20)
+            }
+        };
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(FairSpillPool::new(limits.memory_mib << 20)))
+            .with_disk_manager_builder(disk)
+            .build_arc()?;
+        // Files of this machine are known to every new runtime.
+        runtime.deregister_object_store(&Url::parse("file://").expect("an address"))?;
+        let mut config = SessionConfig::new().with_default_catalog_and_schema(DATABASE, SCHEMA).with_information_schema(true);
+        config.options_mut().sql_parser.collect_spans = true;
+        let state = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
+        let context = SessionContext::new_with_state(state);
+        tables::register(&context, &sources)?;
+        functions::register(&context, &sources);
+        setup_pg_catalog(&context, DATABASE, EmptyContextProvider).map_err(|error| *error)?;
+        for name in UNBOUNDED {
+            context.deregister_udf(name);
+        }
+        Ok(Self {
+            state: context.state(),
+            sources,
+            places: Arc::new(Semaphore::new(limits.concurrent_max)),
+            callers: Arc::default(),
+            limits,
+            spill,
+        })
+    }
+
+    /// A session for one statement: whatever it looks at history for, it sees the same.
+    fn session(&self) -> SessionState {
+        let mut state = self.state.clone();
+        state.config_mut().set_extension(Arc::new(self.sources.lake.snapshot()));
+        state
+    }
+
+    /// Understands a statement, without running it.
+    pub async fn prepare(&self, sql: &str) -> Result<Statement, SqlError> {
+        let tree = statement::parse(sql)?;
+        let plan = statement::plan(&self.session(), sql, &tree).await?;
+        Ok(Statement::new(sql, tree, plan))
+    }
+
+    /// Runs a statement on what there is now. The caller's name is for the limit of their statements at once; a shorter time than
+    /// statements may take can be asked for.
+    pub async fn run(
+        &self,
+        caller: &str,
+        statement: &Statement,
+        parameters: Vec<ScalarValue>,
+        timeout: Option<Duration>,
+    ) -> Result<Answer, SqlError> {
+        let timeout = timeout.map_or(self.limits.timeout.0, |timeout| timeout.min(self.limits.timeout.0));
+        let deadline = Instant::now() + timeout;
+        let turn = self.turn(caller, deadline).await?;
+        let (rows_max, bytes_max) = (self.limits.rows_max, self.limits.answer_mib_max << 20);
+        let began = tokio::time::timeout_at(deadline, self.begin(statement, parameters)).await;
+        let (schema, batches) = began.map_err(|_elapsed| SqlError::Timeout(timeout))??;
+        let sleep = Box::pin(tokio::time::sleep_until(deadline));
+        Ok(Answer { schema, batches, sleep, timeout, rows: 0, rows_max, bytes: 0, bytes_max, _turn: turn })
+    }
+
+    async fn begin(&self, statement: &Statement, parameters: Vec<ScalarValue>) -> Result<(SchemaRef, SendableRecordBatchStream), SqlError> {
+        self.spare_disk();
+        let state = self.session();
+        let plan = statement.plan(&state).await?;
+        let plan = statement::with_parameters(plan, parameters, statement.sql())?;
+        let begun = async {
+            let physical = state.create_physical_plan(&plan).await?;
+            execute_stream(physical, state.task_ctx())
+        };
+        let stream = begun.await.map_err(|error| SqlError::of(error, statement.sql()))?;
+        Ok((stream.schema(), stream))
+    }
+
+    /// What statements put on the disk must not take what intake needs.
+    fn spare_disk(&self) {
+        let disk = &self.state.runtime_env().disk_manager;
+        if self.limits.spill_mib_max == 0 {
+            return;
+        }
+        let Ok(free) = disk_free(&self.spill.folder) else { return };
+        let room = free.saturating_sub(self.spill.disk_reserve_bytes) + disk.used_disk_space();
+        if let Err(error) = disk.set_max_temp_directory_size(room.min(self.limits.spill_mib_max << 20)) {
+            tracing::warn!(%error, "cannot limit what statements put on the disk");
+        }
+    }
+
+    async fn turn(&self, caller: &str, deadline: Instant) -> Result<Turn, SqlError> {
+        let own = Own::new(&self.callers, caller, self.limits.concurrent_per_caller_max)?;
+        let place = tokio::time::timeout_at(deadline, Arc::clone(&self.places).acquire_owned()).await;
+        let place = place.map_err(|_elapsed| SqlError::Busy)?.expect("the semaphore is never closed");
+        Ok(Turn { _place: place, _own: own })
+    }
+}
+
+/// The right to run a statement.
+#[derive(Debug)]
+struct Turn {
+    _place: OwnedSemaphorePermit,
+    _own: Own,
+}
+
+/// One of a caller's statements.
+#[derive(Debug)]
+struct Own {
+    callers: Arc<Mutex<HashMap<String, usize>>>,
+    caller: String,
+}
+
+impl Own {
+    fn new(callers: &Arc<Mutex<HashMap<String, usize>>>, caller: &str, count_max: usize) -> Result<Self, SqlError> {
+        let mut counts = callers.lock();
+        let count = counts.entry_ref(caller).or_insert(0);
+        if *count >= count_max {
+            return Err(SqlError::TooMany { count_max });
+        }
+        *count += 1;
+        drop(counts);
+        Ok(Self { callers: Arc::clone(callers), caller: caller.to_owned() })
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        let mut counts = self.callers.lock();
+        if let Some(count) = counts.get_mut(&self.caller) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.caller);
+            }
+        }
+    }
+}
+
+/// The rows of an answer as they come; they end with an error where a limit is reached.
+pub struct Answer {
+    schema: SchemaRef,
+    batches: SendableRecordBatchStream,
+    sleep: Pin<Box<Sleep>>,
+    timeout: Duration,
+    rows: usize,
+    rows_max: usize,
+    bytes: usize,
+    bytes_max: usize,
+    _turn: Turn,
+}
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Answer").field("schema", &self.schema).field("rows", &self.rows).finish_non_exhaustive()
+    }
+}
+
+impl Stream for Answer {
+    type Item = Result<RecordBatch, SqlError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.sleep.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Some(Err(SqlError::Timeout(self.timeout))));
+        }
+        let Some(batch) = ready!(self.batches.poll_next_unpin(context)) else { return Poll::Ready(None) };
+        let batch = batch.map_err(|error| SqlError::of(error, ""))?;
+        self.rows += batch.num_rows();
+        self.bytes += batch.get_array_memory_size();
+        if self.rows > self.rows_max {
+            return Poll::Ready(Some(Err(SqlError::TooManyRows { rows_max: self.rows_max })));
+        }
+        if self.bytes > self.bytes_max {
+            return Poll::Ready(Some(Err(SqlError::TooManyBytes { mib_max: self.bytes_max >> 20 })));
+        }
+        Poll::Ready(Some(Ok(batch)))
+    }
+}

@@ -1,0 +1,121 @@
+//! One statement: what it may be, and its plan.
+
+use std::sync::LazyLock;
+
+use datafusion_postgres::datafusion_pg_catalog::sql::PostgresCompatibilityParser;
+use deltalake::arrow::datatypes::{DataType, FieldRef, Schema};
+use deltalake::datafusion::error::DataFusionError;
+use deltalake::datafusion::execution::context::SQLOptions;
+use deltalake::datafusion::execution::session_state::SessionState;
+use deltalake::datafusion::logical_expr::LogicalPlan;
+use deltalake::datafusion::scalar::ScalarValue;
+use deltalake::datafusion::sql::parser::Statement as Parsed;
+use deltalake::datafusion::sql::sqlparser::ast::Statement as Tree;
+
+use super::SqlError;
+
+/// A statement that reads, and how it was understood. It is planned again for every run, since each sees what there is then.
+#[derive(Clone, Debug)]
+pub struct Statement {
+    sql: String,
+    tree: Tree,
+    plan: LogicalPlan,
+}
+
+impl Statement {
+    pub(super) fn new(sql: &str, tree: Tree, plan: LogicalPlan) -> Self {
+        Self { sql: sql.to_owned(), tree, plan }
+    }
+
+    /// Its text.
+    pub(super) fn sql(&self) -> &str {
+        &self.sql
+    }
+
+    /// A column of its answer whose name another one has too.
+    pub fn ambiguous_column(&self) -> Option<&str> {
+        let mut names: Vec<&str> = self.schema().fields().iter().map(|field| field.name().as_str()).collect();
+        names.sort_unstable();
+        names.windows(2).find_map(|pair| match pair {
+            [one, other] if one == other => Some(*one),
+            _ => None,
+        })
+    }
+
+    /// The columns of its answer.
+    pub(super) fn schema(&self) -> &Schema {
+        self.plan.schema().as_arrow()
+    }
+
+    /// The plan that it was understood by.
+    pub(super) fn understood(&self) -> &LogicalPlan {
+        &self.plan
+    }
+
+    pub(super) async fn plan(&self, state: &SessionState) -> Result<LogicalPlan, SqlError> {
+        plan(state, &self.sql, &self.tree).await
+    }
+}
+
+static PARSER: LazyLock<PostgresCompatibilityParser> = LazyLock::new(PostgresCompatibilityParser::new);
+
+/// All statements of a text, in PostgreSQL's grammar, whatever they are.
+pub(super) fn split(sql: &str) -> Result<Vec<Tree>, SqlError> {
+    PARSER.parse(sql).map_err(|error| SqlError::of(DataFusionError::SQL(Box::new(error), None), sql))
+}
+
+/// The one statement of a text.
+pub(super) fn parse(sql: &str) -> Result<Tree, SqlError> {
+    let mut trees = split(sql)?;
+    match trees.pop() {
+        Some(tree) if trees.is_empty() => Ok(tree),
+        popped => Err(SqlError::NotOne(trees.len() + usize::from(popped.is_some()))),
+    }
+}
+
+/// Plans a statement that reads; refuses any other.
+pub(super) async fn plan(state: &SessionState, sql: &str, tree: &Tree) -> Result<LogicalPlan, SqlError> {
+    if !reads(tree) {
+        let words: String = tree.to_string().split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+        return Err(SqlError::Refused(words.chars().take(40).collect()));
+    }
+    let planned = state.statement_to_plan(Parsed::Statement(Box::new(tree.clone()))).await;
+    let plan = planned.map_err(|error| SqlError::of(error, sql))?;
+    // What a statement holds inside, such as an `INSERT` in a `WITH`, counts too.
+    let options = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+    options.verify_plan(&plan).map_err(|error| SqlError::of(error, sql))?;
+    Ok(plan)
+}
+
+fn reads(tree: &Tree) -> bool {
+    match tree {
+        Tree::Query(_) | Tree::ExplainTable { .. } | Tree::ShowTables { .. } | Tree::ShowColumns { .. } | Tree::ShowVariable { .. } => true,
+        Tree::Explain { statement, .. } => reads(statement),
+        _ => false,
+    }
+}
+
+/// Puts values where `$1`, `$2` … stand.
+pub(super) fn with_parameters(plan: LogicalPlan, parameters: Vec<ScalarValue>, sql: &str) -> Result<LogicalPlan, SqlError> {
+    let expected = plan.get_parameter_names().map_err(|error| SqlError::of(error, sql))?.len();
+    if expected == 0 && parameters.is_empty() {
+        return Ok(plan);
+    }
+    if parameters.len() != expected {
+        let problem = format!("the statement has {expected} parameters, but {} values were given", parameters.len());
+        return Err(SqlError::Invalid { problem, place: None, sort: super::error::Sort::Other });
+    }
+    // Else a text would stand beside a time where the plan expects a time.
+    let fields = plan.get_parameter_fields().map_err(|error| SqlError::of(error, sql))?;
+    let mut values = Vec::with_capacity(parameters.len());
+    for (number, value) in (1..).zip(parameters) {
+        let wanted = fields.get(&format!("${number}")).and_then(|field: &Option<FieldRef>| field.as_ref()).map(|field| field.data_type());
+        values.push(match wanted {
+            Some(wanted) if value.data_type() != *wanted && value.data_type() != DataType::Null => {
+                value.cast_to(wanted).map_err(|error| SqlError::of(error, sql))?
+            }
+            _ => value,
+        });
+    }
+    plan.with_param_values(values).map_err(|error| SqlError::of(error, sql))
+}
