@@ -483,6 +483,7 @@ fn lake_settings(config: &Config) -> LakeSettings {
         memory_max: config.lake.memory_mib << 20,
         digests: config.intake.digests_kept,
         merge_rows_max: MERGE_ROWS_MAX,
+        zone: config.city.zone(),
     }
 }
 

@@ -111,6 +111,13 @@ pub struct City {
     pub tariff: Option<PathBuf>,
 }
 
+impl City {
+    /// Its time zone. The check of the configuration knows that there is one.
+    pub fn zone(&self) -> jiff::tz::TimeZone {
+        jiff::tz::TimeZone::get(&self.time_zone).unwrap_or(jiff::tz::TimeZone::UTC)
+    }
+}
+
 /// Brokers, and what is taken from them.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

@@ -19,6 +19,7 @@
 //! | [`normalise`] | reading → observation: unit, time, place, plausibility; pure |
 //! | [`quality`] | observation, and what came before it → what is suspect about it; pure |
 //! | [`intake`] | batch → effects of one transaction; pure. Also whether anything may be accepted |
+//! | [`rollup`] | readings of a bucket → mergeable statistics; pure |
 //! | [`store`] | the log's follower: Delta Lake table, its upkeep, scans over table and log together |
 //! | [`query`] | question → aggregates, observations, latest values; the core is pure |
 //! | [`alert`] | rules over observations and the clock → alerts; the core is pure |
@@ -46,6 +47,7 @@ pub mod model;
 pub mod normalise;
 pub mod quality;
 pub mod query;
+pub mod rollup;
 pub mod state;
 pub mod store;
 

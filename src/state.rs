@@ -19,7 +19,7 @@ mod rhythm;
 pub use block::{Block, Lane, Origin, Place, Rows};
 pub use database::{
     AlertChange, Attachment, Commit, ConditionRow, Database, Discard, FollowerPosition, LAKE, MergePlan, NewDevice, NewRules, NewSeries,
-    Quarantined, Restored, RestoredWork, StateError, Trim, Turn,
+    Quarantined, Restored, RestoredWork, StateError, TouchedUnit, Trim, Turn,
 };
 pub use disk::disk_free;
 pub use ledger::{Counts, LedgerKey, LedgerMoves};

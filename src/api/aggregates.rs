@@ -18,10 +18,10 @@ use super::params::{Params, Query};
 use super::problem::{Details, Errors, Problem};
 use super::question::QuestionPermit;
 use super::{Context, Shared};
+use crate::model::WindowSize;
 use crate::model::{Flags, PropertyIndex};
 use crate::query::aggregate::{Bucket, GroupBy};
 use crate::query::ask::{AggregateQuestion, AggregateSeries, Aggregates, Filter, SeriesKey};
-use crate::query::window::WindowSize;
 
 pub(super) fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::default().routes(routes!(aggregates))

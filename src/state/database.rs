@@ -21,10 +21,11 @@ use crate::model::{
 };
 
 /// What each version of the schema adds to the one before. A released version never changes.
-const MIGRATIONS: [&[&str]; 3] = [
+const MIGRATIONS: [&[&str]; 4] = [
     &[include_str!("schema.sql")],
     &[include_str!("registry.sql"), include_str!("quarantine.sql"), include_str!("unmapped.sql")],
     &[include_str!("follower.sql")],
+    &[include_str!("rollup.sql")],
 ];
 const SCHEMA_VERSION: usize = MIGRATIONS.len();
 
@@ -322,6 +323,15 @@ pub struct Attachment {
     pub copied: Option<Timestamp>,
 }
 
+/// A local day of the city and a property: what is rolled up together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TouchedUnit {
+    /// Days of the local calendar since 1970-01-01.
+    pub day: i32,
+    /// The property's id.
+    pub property: String,
+}
+
 /// What the stages need of what the file held at the start.
 #[derive(Debug, Default)]
 pub struct RestoredWork {
@@ -506,6 +516,46 @@ impl Turn<'_> {
         transaction.prepare_cached("DELETE FROM follower WHERE store = ?1")?.execute(params![store])?;
         forget_followed(&transaction)?;
         Ok(transaction.commit()?)
+    }
+
+    /// The local days and properties of which rollups may not be what the table's observations come to.
+    pub fn touched(&self) -> Result<Vec<TouchedUnit>, StateError> {
+        let mut select = self.connection.prepare_cached("SELECT day, property FROM rollup_touched ORDER BY day, property")?;
+        let units = select.query_map([], |row| Ok(TouchedUnit { day: row.get(0)?, property: row.get(1)? }))?;
+        Ok(units.collect::<Result<_, _>>()?)
+    }
+
+    /// Notes units as touched, before anything touches them.
+    pub fn touch(&mut self, units: &[TouchedUnit]) -> Result<(), StateError> {
+        self.each_unit("INSERT OR IGNORE INTO rollup_touched (day, property) VALUES (?1, ?2)", units)
+    }
+
+    /// Notes that units are rolled up again.
+    pub fn settle_touched(&mut self, units: &[TouchedUnit]) -> Result<(), StateError> {
+        self.each_unit("DELETE FROM rollup_touched WHERE day = ?1 AND property = ?2", units)
+    }
+
+    fn each_unit(&mut self, statement: &str, units: &[TouchedUnit]) -> Result<(), StateError> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        {
+            let mut statement = transaction.prepare_cached(statement)?;
+            for unit in units {
+                statement.execute(params![unit.day, unit.property])?;
+            }
+        }
+        Ok(transaction.commit()?)
+    }
+
+    /// The first UTC day whose observations have not been dropped for their age; of what is older, only rollups are left.
+    pub fn kept_from(&self) -> Result<Option<i32>, StateError> {
+        Ok(self.connection.query_row("SELECT kept_from FROM retention", [], |row| row.get(0)).optional()?)
+    }
+
+    /// Notes from which UTC day on observations are kept, before older ones are dropped.
+    pub fn keep_from(&mut self, day: i32) -> Result<(), StateError> {
+        let set = "INSERT INTO retention (id, kept_from) VALUES (1, ?1) ON CONFLICT (id) DO UPDATE SET kept_from = max(kept_from, ?1)";
+        self.connection.execute(set, params![day])?;
+        Ok(())
     }
 
     /// Drops the oldest quarantined messages beyond `bytes_max` or older than `oldest`; returns how many.

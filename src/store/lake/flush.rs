@@ -39,7 +39,7 @@ impl Lake {
         let adds = write_files(&published.table, FLUSH_LEVEL, batches).await?;
         let change = Change { adds, transactions: vec![(self.ordered_id(), last)], ..Change::default() };
         let position = FollowerPosition { ordered: last, ..published.position };
-        self.follow(writer, change, position, LedgerMoves::default()).await?;
+        self.follow(writer, change, position, LedgerMoves::default(), &blocks).await?;
         Ok(rows)
     }
 

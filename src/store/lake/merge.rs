@@ -67,11 +67,11 @@ impl Lake {
         self.in_turn(move |turn| turn.plan_merge(STORE, &plan)).await?;
         let change = Change { adds, removes, transactions: vec![(self.late_id(), last)], rearranged: false };
         let position = FollowerPosition { late: last, ..published.position };
-        self.follow(&mut writer, change, position, resolved.moves).await?;
+        self.follow(&mut writer, change, position, resolved.moves, &blocks).await?;
         Ok(rows)
     }
 
-    async fn in_turn(
+    pub(super) async fn in_turn(
         &self,
         work: impl FnOnce(&mut crate::state::Turn<'_>) -> Result<(), crate::state::StateError> + Send + 'static,
     ) -> Result<(), LakeError> {

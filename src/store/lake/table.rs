@@ -228,7 +228,8 @@ pub(super) async fn commit(table: &DeltaTable, change: Change) -> Result<DeltaTa
     let operation = if change.rearranged {
         DeltaOperation::Optimize { predicate: None, target_size: 0 }
     } else {
-        DeltaOperation::Write { mode: SaveMode::Append, partition_by: Some(vec![DATE.to_owned()]), predicate: None }
+        let partition_by = table.snapshot()?.metadata().partition_columns().to_vec();
+        DeltaOperation::Write { mode: SaveMode::Append, partition_by: Some(partition_by), predicate: None }
     };
     let actions = change
         .removes
