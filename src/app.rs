@@ -29,10 +29,11 @@ use crate::ingest::{self, IngestError, Listening, SourceStatus};
 use crate::intake::{self, Gate, GateLimits, Repeats};
 use crate::mapping::{Dictionary, DocumentError, Mapper};
 use crate::metrics::Metrics;
-use crate::model::{Catalogue, CatalogueError, Clock, Districts, DistrictsError, SourceName, Timestamp};
+use crate::model::{Catalogue, CatalogueError, Clock, Districts, DistrictsError, DurationText, SourceName, Timestamp};
 use crate::normalise::{Normaliser, TimeBounds};
 use crate::quality::{self, Check, Checks, Neighbourhood};
 use crate::query::tariff::{Tariff, TariffError};
+use crate::rollup::Tier;
 use crate::state::{Database, Live, Reader, StateError};
 use crate::store::{
     Follower, History, Influx, InfluxError, InfluxSettings, Keeper, Lake, LakeError, LakeSettings, STORE_INFLUXDB, Schedule,
@@ -504,6 +505,7 @@ fn influx_settings(config: &config::InfluxDb, disk_reserve_mib: u64) -> Option<I
 }
 
 fn schedule(config: &Config) -> Schedule {
+    let kept = |kept: DurationText| Some(kept.0).filter(|kept| !kept.is_zero());
     Schedule {
         flush_rows: config.lake.flush_rows,
         // Half of what may be there, so that intake need not wait for a flush.
@@ -511,7 +513,12 @@ fn schedule(config: &Config) -> Schedule {
         flush_after: config.lake.flush_after.0,
         merge_every: config.lake.merge_every.0,
         maintain_every: config.lake.maintain_every.0,
-        kept: Some(config.lake.kept.0).filter(|kept| !kept.is_zero()),
+        kept: kept(config.lake.kept),
+        kept_rollups: [
+            (Tier::Quarter, kept(config.lake.kept_15m)),
+            (Tier::Hour, kept(config.lake.kept_1h)),
+            (Tier::Day, kept(config.lake.kept_1d)),
+        ],
         vacuum_after: config.lake.vacuum_after.0,
         quarantine_bytes_max: config.intake.quarantine_mib_max << 20,
         quarantine_kept: config.intake.quarantine_kept.0,

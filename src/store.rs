@@ -12,5 +12,5 @@ mod selection;
 pub use history::{History, View};
 pub use influx::{Follower, Influx, InfluxError, InfluxSettings, InfluxStatus, STORE as STORE_INFLUXDB};
 pub use keeper::{Keeper, KeeperFailure, Schedule};
-pub use lake::{Lake, LakeError, LakeSettings, LakeStatus, Maintenance, RollupChunk, RollupChunks, RollupsKept, STORE, Snapshot};
+pub use lake::{Lake, LakeError, LakeSettings, LakeStatus, Maintenance, RollupChunk, RollupChunks, STORE, Snapshot};
 pub use selection::{Area, Chunk, Chunks, Detail, NO_DISTRICT, Order, Selection};

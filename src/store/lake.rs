@@ -36,7 +36,7 @@ use tokio::sync::MutexGuard;
 use jiff::tz::TimeZone;
 pub use maintain::Maintenance;
 use rollup::{LocalDays, Rollups, Touched};
-pub use rollup::{RollupChunk, RollupChunks, RollupsKept};
+pub use rollup::{RollupChunk, RollupChunks};
 pub use scan::Snapshot;
 use table::Change;
 

@@ -22,7 +22,6 @@ pub use read::{RollupChunk, RollupChunks};
 pub(super) use touched::{LocalDays, Touched};
 
 use super::LakeError;
-use crate::model::Timestamp;
 use crate::rollup::Tier;
 
 /// A version of the table of rollups.
@@ -59,15 +58,4 @@ impl Rollups {
     pub(super) fn size(&self) -> (usize, u64, u64) {
         self.files.iter().fold((0, 0, 0), |(files, bytes, rows), file| (files + 1, bytes + file.bytes, rows + file.rows))
     }
-}
-
-/// What a stretch of a rollup's partitions is dropped before.
-#[derive(Clone, Copy, Debug)]
-pub struct RollupsKept {
-    /// Buckets of 15 minutes of local days before this instant.
-    pub quarter: Option<Timestamp>,
-    /// Hours.
-    pub hour: Option<Timestamp>,
-    /// Days.
-    pub day: Option<Timestamp>,
 }

@@ -22,7 +22,7 @@ use url::Url;
 use super::read::month_of;
 use super::table::{DISTRICT, ORDER, PROPERTY, Row, START, batch, create, file_schema, location, open, rewritten, rows, writer_properties};
 use super::touched::{bounds, date_at};
-use super::{LocalDays, Rollups, RollupsKept, Touched};
+use super::{LocalDays, Rollups, Touched};
 use crate::model::{Catalogue, Flags, PropertyIndex, Timestamp, Windows};
 use crate::rollup::{Kept, Seen, Sketch, Statistics, Tally, Tier};
 use crate::state::{Database, TouchedUnit};
@@ -264,16 +264,18 @@ impl Lake {
         Ok(found)
     }
 
-    /// Drops rollups of local days that are older than they are kept, by whole partitions. Returns how many files that were.
-    pub async fn drop_rollups(&self, kept: &RollupsKept) -> Result<usize, LakeError> {
+    /// Drops a tier's rollups of local days before an instant, by whole partitions. Returns how many files that were.
+    pub async fn drop_rollups(&self, oldest: &[(Tier, Option<Timestamp>)]) -> Result<usize, LakeError> {
+        let zone = &self.settings.zone;
+        let limit = |tier| {
+            let oldest = oldest.iter().find(|(of, _time)| *of == tier).and_then(|(_tier, oldest)| *oldest);
+            oldest.map(|time| date_at(zone, time)).map(|day| if tier == Tier::Day { month_of(day) } else { day })
+        };
+        if Tier::COARSEST_FIRST.into_iter().all(|tier| limit(tier).is_none()) {
+            return Ok(0);
+        }
         let writer = self.writer().await?;
         let rollups = self.published.read().rollups.clone();
-        let zone = &self.settings.zone;
-        let limit = |tier| match tier {
-            Tier::Quarter => kept.quarter.map(|time| date_at(zone, time)),
-            Tier::Hour => kept.hour.map(|time| date_at(zone, time)),
-            Tier::Day => kept.day.map(|time| month_of(date_at(zone, time))),
-        };
         let mut removes = Vec::new();
         for view in rollups.table.snapshot()?.log_data() {
             let path = view.object_store_path().to_string();
