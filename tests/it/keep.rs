@@ -266,11 +266,9 @@ fn a_damaged_backup_is_refused_and_leaves_nothing_behind() {
     let whole = tempfile::tempdir().unwrap();
     backup(&setup, whole.path());
     // Nothing has changed: nothing of the table is copied again.
-    let copied = |text: &str| text.rsplit(' ').nth(2).and_then(|bytes| bytes.parse::<u64>().ok()).unwrap_or_else(|| panic!("{text}"));
     let table = parquet_below(&whole.path().join("table")).metadata().unwrap();
-    let again = backup(&setup, whole.path());
+    backup(&setup, whole.path());
     assert_eq!(parquet_below(&whole.path().join("table")).metadata().unwrap().modified().unwrap(), table.modified().unwrap());
-    assert!(copied(&again) > 0);
     let folders = std::fs::read_dir(whole.path()).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_dir()).count();
     assert_eq!(folders, 2, "the table, and the newest backup");
 
