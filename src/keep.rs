@@ -1,22 +1,33 @@
-//! What operators do to keep a city's data, and to move it: backup, restore, examination.
+//! What operators do to keep a city's data, and to move it: backup, restore, examination, export, import.
 //!
 //! - [`backup`] copies state database, table and the city's files beside the running service, so that they belong together.
 //! - [`restore`] makes a data folder of a backup; the log begins a new life there.
 //! - [`doctor`] holds everything that is kept against everything else, and says what is wrong and what to do.
 //!
+//! - [`export`] and [`import`] are files of observations, from and to the running service through its own interface: nothing goes behind
+//!   its back.
+//!
 //! None of them stops intake, and none trusts a file's name: what is copied is read, digested and synced.
 
 mod backup;
 mod doctor;
+mod export;
+mod import;
 mod manifest;
 mod restore;
+mod rows;
+mod server;
 
 use std::path::{Path, PathBuf};
 
 pub use backup::{Backup, backup};
 pub use doctor::{Check, Outcome, Report, doctor};
+pub use export::{ExportOptions, export};
+pub use import::{ImportOptions, Imported, import};
 pub use manifest::{Manifest, ManifestFile};
 pub use restore::{Restored, restore};
+pub use rows::{RowError, RowFormat};
+pub use server::{ExchangeError, ServerOptions};
 
 use crate::state::{Head, StateError};
 use crate::store::{LakeError, TableFolder, TableVersion};

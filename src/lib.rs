@@ -24,7 +24,7 @@
 //! | [`alert`] | rules over observations and the clock → alerts; the core is pure |
 //! | [`api`] | HTTP |
 //! | [`app`] | wiring: queues, threads, start and stop order |
-//! | [`keep`] | backup, restore and examination of what is kept |
+//! | [`keep`] | backup, restore and examination of what is kept; export and import |
 //! | [`demo`] | all of it with an embedded broker and a simulated city |
 //!
 //! What holds everywhere: a message is acknowledged only after its effects are durable in one transaction

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use conca::app::{self, Service};
 use conca::config::{Config, Log, LogFormat, Role, TokenHash};
-use conca::keep::{Backup, Restored};
+use conca::keep::{Backup, ExportOptions, ImportOptions, Imported, Restored};
 use conca::mapping::Document;
 use conca::model::{Catalogue, SystemClock};
 use tokio_util::sync::CancellationToken;
@@ -62,6 +62,10 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Writes observations of the running service to a file or to standard output.
+    Export(ExportOptions),
+    /// Brings a file of observations to the running service; what is stored already is not stored twice.
+    Import(ImportOptions),
     /// Makes an API token, and the lines of the configuration that let it in.
     Token {
         /// The name that stands beside what is done with it.
@@ -140,6 +144,17 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Restore { backup, data } => {
             start_log(&Log::default())?;
             print(&restored(&runtime()?.block_on(conca::keep::restore(&backup, &data))?, &data))
+        }
+        Command::Export(options) => {
+            let rows = runtime()?.block_on(conca::keep::export(&options))?;
+            // Standard output may be the file.
+            writeln!(std::io::stderr(), "{rows} observations").context("cannot write to standard error")
+        }
+        Command::Import(options) => {
+            let Imported { rows, observations, faults } = runtime()?.block_on(conca::keep::import(&options))?;
+            print(&format!("{rows} rows, {observations} observations taken"))?;
+            anyhow::ensure!(faults.is_empty(), "not taken, kept in the quarantine:\n{}", faults.join("\n"));
+            Ok(())
         }
         Command::Token { name, role } => token(&name, role),
         Command::Schema { what } => print(&match what {

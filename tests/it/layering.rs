@@ -53,7 +53,8 @@ const ALLOWED: [(&str, &[&str]); 21] = [
 const OWNED: [(&str, &[&str]); 9] = [
     ("rumqttc", &["ingest"]),
     ("rusqlite", &["state"]),
-    ("deltalake", &["store"]),
+    // Parquet files that people exchange are written with the same crates.
+    ("deltalake", &["store", "keep"]),
     ("datafusion", &["store"]),
     ("axum", &["api"]),
     ("axum_server", &["api"]),
