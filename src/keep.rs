@@ -41,6 +41,9 @@ pub enum KeepError {
     /// State database and table do not belong together.
     #[error("no version of the table goes with the state database: `conca doctor` says more")]
     Apart,
+    /// Rollups were made while the state database was copied, again and again.
+    #[error("rollups are made without a pause: try it later")]
+    Moved,
     /// The state database is damaged: a backup of it would replace a good one.
     #[error("the state database is damaged, {0}: `conca doctor` says more")]
     Damaged(String),
@@ -75,22 +78,74 @@ impl KeepError {
     }
 }
 
-/// The newest version of a table that goes with a look at the state database. The table goes on while the database is looked at; `first` is
+/// The oldest version of a table that goes with a look at the state database. The table goes on while the database is looked at; `first` is
 /// its newest version from before that.
 ///
 /// There is one: the version that was the newest when the look was taken. The log forgets only what the table holds, so that it holds no less
-/// than the database says; and it is written of durable commits, so that it holds none that came later.
+/// than the database says; and it is written of durable commits, so that it holds none that came later. The oldest, since what is noted
+/// before a version is made, such as what it touches of the rollups, must be in the database too.
 async fn matching(table: &TableFolder, head: &Head, first: u64) -> Result<Option<TableVersion>, LakeError> {
-    let newest = table.newest(head.incarnation).await?;
-    let last = newest.number;
-    if head.goes_with(newest.held) {
-        return Ok(Some(newest));
-    }
-    for number in (first..last).rev() {
+    let last = table.newest(head.incarnation).await?.number;
+    for number in first..=last {
         let version = table.version(number, head.incarnation).await?;
         if head.goes_with(version.held) {
             return Ok(Some(version));
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::{Catalogue, DeviceId, DeviceKind, Districts, Domain, PropertyIndex, Timestamp};
+    use crate::state::{Commit, Database, DeviceIndex, FILE, NewDevice, NewSeries, Place, SeriesIndex, Snapshot};
+    use crate::store::{Lake, LakeSettings};
+
+    #[tokio::test]
+    async fn the_version_that_goes_with_a_copy_is_found_however_far_the_table_has_gone_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let (catalogue, districts) = (Arc::new(Catalogue::built_in()), Arc::new(Districts::built_in()));
+        let database = Arc::new(Database::open(folder.path(), &catalogue, &districts).unwrap().0);
+        let settings = LakeSettings { url: String::new(), node: "n".to_owned(), memory_max: 64 << 20, digests: 10, merge_rows_max: 1_000 };
+        let lake = Lake::open(folder.path(), Arc::clone(&database), catalogue, districts, settings).await.unwrap();
+        let table = TableFolder::find("", folder.path(), "n").unwrap().unwrap();
+        let device = NewDevice {
+            id: DeviceId::try_from("a").unwrap(),
+            kind: DeviceKind::try_from("k").unwrap(),
+            domain: Domain::Energy,
+            first_seen: Timestamp::MIN,
+        };
+        let series = NewSeries { device: DeviceIndex(0), property: PropertyIndex(0) };
+        database.turn().commit(Commit { new_devices: vec![device], new_series: vec![series], ..Commit::default() }).unwrap();
+        let receive = |minute: i64| {
+            let mut commit = Commit::default();
+            commit.ordered.push(SeriesIndex(0), minute * 60_000_000, 1.0, 0, Place::default(), None);
+            database.turn().commit(commit).unwrap();
+        };
+        receive(1);
+        lake.flush().await.unwrap();
+        receive(2);
+        let first = table.newest(database.incarnation()).await.unwrap().number;
+        // A flush of what is in the copy, then others of what is not.
+        lake.flush().await.unwrap();
+        receive(3);
+        let copy = folder.path().join("copy.sqlite");
+        Snapshot::copy(&folder.path().join(FILE), &copy).unwrap();
+        let head = Snapshot::open(&copy).unwrap().head().unwrap();
+        for minute in 4..7 {
+            lake.flush().await.unwrap();
+            receive(minute);
+        }
+        let newest = table.newest(database.incarnation()).await.unwrap();
+        assert!(!head.goes_with(newest.held));
+        let found = matching(&table, &head, first).await.unwrap().unwrap();
+        assert_eq!((found.number, found.held.ordered, head.sequence), (first + 1, 3, 4));
+        // A table that was put back behind the log goes with nothing.
+        let older = table.version(first, database.incarnation()).await.unwrap();
+        assert!(!head.goes_with(older.held));
+        assert!(matching(&table, &head, newest.number).await.unwrap().is_none());
+    }
 }

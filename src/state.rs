@@ -19,8 +19,8 @@ mod snapshot;
 
 pub use block::{Block, Lane, Origin, Place, Rows};
 pub use database::{
-    AlertChange, Attachment, Commit, ConditionRow, Database, Discard, FILE, FolderLock, FollowerPosition, LAKE, LOCK, MergePlan, NewDevice, NewRules, NewSeries,
-    Quarantined, Restored, RestoredWork, StateError, Trim, Turn,
+    AlertChange, Attachment, Commit, ConditionRow, Database, Discard, FILE, FolderLock, FollowerPosition, LAKE, LOCK, MergePlan, NewDevice,
+    NewRules, NewSeries, Quarantined, Restored, RestoredWork, StateError, Trim, Turn,
 };
 pub use disk::disk_free;
 pub use ledger::{Counts, LedgerKey, LedgerMoves};

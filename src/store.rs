@@ -12,7 +12,5 @@ mod selection;
 pub use history::History;
 pub use influx::{Follower, Influx, InfluxError, InfluxSettings, InfluxStatus, STORE as STORE_INFLUXDB};
 pub use keeper::{Keeper, KeeperFailure, Schedule};
-pub use lake::{
-    Lake, LakeError, LakeSettings, LakeStatus, Maintenance, STORE, TableFault, TableFile, TableFolder, TableVersion, Unused,
-};
+pub use lake::{Lake, LakeError, LakeSettings, LakeStatus, Maintenance, STORE, TableFault, TableFile, TableFolder, TableVersion, Unused};
 pub use selection::{Area, Chunk, Chunks, Detail, NO_DISTRICT, Order, Selection};

@@ -5,7 +5,9 @@
 //! <time>/state.sqlite              the state database at one instant
 //! <time>/log/…                     Delta's log up to the version that goes with it
 //! <time>/config/…                  the configuration and the files that it names; no secrets
+//! <time>/rollup-log/…              likewise of the rollups, where there are any
 //! table/date=…/….parquet           the table's files: copied once, since they never change
+//! rollup/…                         likewise of the rollups
 //! ```
 //!
 //! Until the manifest is in place, the backup before it stays whole; what only that one needed goes afterwards. Files of the table that are
@@ -15,12 +17,14 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use super::manifest::{self, Manifest, ManifestFile, TABLE};
+use uuid::Uuid;
+
+use super::manifest::{self, Manifest, ManifestFile, ROLLUP, TABLE};
 use super::{KeepError, matching};
 use crate::config::Config;
 use crate::model::{Clock, Timestamp};
 use crate::state::{FILE, FolderLock, Snapshot};
-use crate::store::TableFolder;
+use crate::store::{TableFolder, TableVersion};
 
 /// How often a backup begins anew where the table has given up files while they were copied.
 const TRIES: usize = 5;
@@ -47,6 +51,7 @@ pub async fn backup(config: &Config, config_file: &Path, target: &Path, clock: &
     loop {
         tries.next();
         match try_backup(config, config_file, &state, &table, target, clock).await {
+            Err(KeepError::Moved) if !tries.is_empty() => {}
             // What was copied so far stays and need not be copied again.
             Err(KeepError::File { path, source }) if source.kind() == std::io::ErrorKind::NotFound && !tries.is_empty() => {
                 tracing::info!(path = %path.display(), "the table no longer needs a file that was to be copied: beginning anew");
@@ -70,9 +75,16 @@ async fn try_backup(
     std::fs::create_dir_all(target.join(&folder)).map_err(KeepError::at(target))?;
 
     // The table's newest version is at least this one once the state database is copied.
-    let first = table.newest(uuid::Uuid::nil()).await?.number;
+    let first = table.newest(Uuid::nil()).await?.number;
+    let rollups = table.beside("-rollup");
+    let before = newest_of(rollups.as_ref()).await?;
     let copied_state = target.join(&folder).join(FILE);
     Snapshot::copy(state, &copied_state)?;
+    let rollups = rollups.zip(newest_of(table.beside("-rollup").as_ref()).await?);
+    if before.map(|version| version.number) != rollups.as_ref().map(|(_table, version)| version.number) {
+        // The state database says of which rollups it does not know whether they are up to date: of those at the same instant.
+        return Err(KeepError::Moved);
+    }
     let snapshot = Snapshot::open(&copied_state)?;
     if let Some(fault) = snapshot.faults()?.into_iter().next() {
         return Err(KeepError::Damaged(fault));
@@ -81,13 +93,17 @@ async fn try_backup(
     drop(snapshot);
     let version = matching(table, &head, first).await?.ok_or(KeepError::Apart)?;
     copies.note(format!("{folder}/{FILE}"), manifest::digest(&copied_state, |_bytes| Ok(()))?);
-
-    for path in version.log_files().await? {
-        let name = path.rsplit('/').next().unwrap_or(&path);
-        copies.copy(&table.path().join(&path), format!("{folder}/log/{name}"))?;
-    }
-    for file in &version.files {
-        copies.copy_once(&table.path().join(&file.path), format!("{TABLE}/{}", file.path), file.bytes)?;
+    let table_version = version.number;
+    for (kept, table, version) in
+        [(TABLE, table.clone(), version)].into_iter().chain(rollups.map(|(table, version)| (ROLLUP, table, version)))
+    {
+        for path in version.log_files().await? {
+            let name = path.rsplit('/').next().unwrap_or(&path);
+            copies.copy(&table.path().join(&path), format!("{folder}/{}/{name}", kept.log))?;
+        }
+        for file in &version.files {
+            copies.copy_once(&table.path().join(&file.path), format!("{}/{}", kept.files, file.path), file.bytes)?;
+        }
     }
     for (key, path) in config_files(config, config_file)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -100,7 +116,7 @@ async fn try_backup(
         node: config.node.id.clone(),
         incarnation: head.incarnation.to_string(),
         sequence: head.sequence,
-        table_version: version.number,
+        table_version,
         stored,
         folder,
         files: copies.files,
@@ -109,6 +125,14 @@ async fn try_backup(
     manifest.write(target)?;
     prune(target, &manifest)?;
     Ok(Backup { manifest, bytes_copied: copies.bytes_copied })
+}
+
+/// The newest version of a table that does not follow the log.
+async fn newest_of(table: Option<&TableFolder>) -> Result<Option<TableVersion>, KeepError> {
+    Ok(match table {
+        Some(table) => Some(table.newest(Uuid::nil()).await?),
+        None => None,
+    })
 }
 
 /// The name of the folder of a backup made at an instant.
@@ -205,9 +229,14 @@ fn prune(target: &Path, manifest: &Manifest) -> Result<(), KeepError> {
         };
         entries.map(|entry| entry.map(|entry| entry.path()).map_err(KeepError::at(folder))).collect()
     };
-    for day in list(&target.join(TABLE))? {
-        for file in list(&day)?.into_iter().filter(|file| !used.contains(file)) {
-            std::fs::remove_file(&file).map_err(KeepError::at(&file))?;
+    let mut folders = vec![target.join(TABLE.files), target.join(ROLLUP.files)];
+    while let Some(folder) = folders.pop() {
+        for path in list(&folder)?.into_iter().filter(|path| !used.contains(path)) {
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                std::fs::remove_file(&path).map_err(KeepError::at(&path))?;
+            }
         }
     }
     for folder in list(target)? {

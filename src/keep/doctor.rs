@@ -158,7 +158,13 @@ pub async fn doctor(config: &Config) -> Report {
             None
         }
         Err(error) => {
-            report.judge("positions", String::new(), "table that cannot be looked at", vec![error_chain(&error)], "look at it where it is kept");
+            report.judge(
+                "positions",
+                String::new(),
+                "table that cannot be looked at",
+                vec![error_chain(&error)],
+                "look at it where it is kept",
+            );
             None
         }
     };
@@ -192,7 +198,9 @@ fn check_ledger(report: &mut Report, facts: &Facts) {
             findings.push(format!("{at} has {} values pending, in the log {rows} wait", counts.pending));
         }
     }
-    findings.extend(waiting.iter().map(|(line, rows)| format!("{} at {} is missing, in the log {rows} values wait for it", line.source, line.hour)));
+    findings.extend(
+        waiting.iter().map(|(line, rows)| format!("{} at {} is missing, in the log {rows} values wait for it", line.source, line.hour)),
+    );
     let total = facts.total();
     let good = format!("{} lines balance: {} messages, {} values stored", facts.ledger.len(), total.received, total.stored);
     report.judge("ledger", good, "lines are wrong", findings, REPORT);
@@ -247,7 +255,8 @@ fn apart(head: &Head, version: &TableVersion) -> (Vec<String>, &'static str) {
     if findings.is_empty() {
         findings.push(format!("the table holds late rows up to {}, of which the ledger knows nothing", held.late));
     }
-    let advice = "state database and table are not of the same time, or node.id was changed: restore both from one backup (`conca restore`)";
+    let advice =
+        "state database and table are not of the same time, or node.id was changed: restore both from one backup (`conca restore`)";
     (findings, advice)
 }
 
@@ -276,15 +285,22 @@ fn check_values(report: &mut Report, config: &Config, facts: &Facts, version: &T
     let settled = facts.head.moves(version.held).map_or(0, |moves| moves.total().stored);
     let stored = facts.total().stored + settled;
     let in_table: u64 = version.files.iter().map(|file| file.rows).sum();
-    let in_log = facts.log.ordered.iter().filter(|(sequence, _rows)| *sequence > version.held.ordered).map(|(_sequence, rows)| *rows as u64);
+    let in_log =
+        facts.log.ordered.iter().filter(|(sequence, _rows)| *sequence > version.held.ordered).map(|(_sequence, rows)| *rows as u64);
     let in_log: u64 = in_log.sum();
     let there = i64::try_from(in_table + in_log).unwrap_or(i64::MAX);
     let is_kept_for_ever = config.lake.kept.0.is_zero();
     let mut findings = Vec::new();
     if there > stored {
-        findings.push(format!("{} values too many: {in_table} in the table, {in_log} in the log, {stored} stored by the ledger", there - stored));
+        findings.push(format!(
+            "{} values too many: {in_table} in the table, {in_log} in the log, {stored} stored by the ledger",
+            there - stored
+        ));
     } else if there < stored && is_kept_for_ever {
-        findings.push(format!("{} values too few: {in_table} in the table, {in_log} in the log, {stored} stored by the ledger", stored - there));
+        findings.push(format!(
+            "{} values too few: {in_table} in the table, {in_log} in the log, {stored} stored by the ledger",
+            stored - there
+        ));
     }
     let good = match stored - there {
         0 => format!("{in_table} in the table and {in_log} in the log, as the ledger says"),

@@ -47,7 +47,7 @@ struct Receipt {
     faults: Vec<String>,
 }
 
-/// Sends a file. An error says how far it came: what was sent before is durable.
+/// Sends a file. What was sent before an error is durable; sent again it is not stored twice.
 pub async fn import(options: &ImportOptions) -> Result<Imported, ExchangeError> {
     let server = Server::new(&options.server)?;
     let (path, is_input) = (&options.file, options.file == Path::new("-"));

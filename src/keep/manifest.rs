@@ -13,8 +13,21 @@ use crate::model::Timestamp;
 /// The manifest's name. It is written last: a folder without it holds no complete backup.
 const NAME: &str = "backup.json";
 
-/// Below it are the table's files: written once, shared by the backups of a folder.
-pub(super) const TABLE: &str = "table";
+/// A table of a backup.
+pub(super) struct KeptTable {
+    /// Below it are the table's files: written once, shared by the backups of a folder.
+    pub(super) files: &'static str,
+    /// Below the backup's own folder: Delta's log of it.
+    pub(super) log: &'static str,
+    /// Its folder in a data folder.
+    pub(super) folder: &'static str,
+}
+
+/// The observations.
+pub(super) const TABLE: KeptTable = KeptTable { files: "table", log: "log", folder: "lake" };
+
+/// Their rollups, which know what is older than the observations that are kept.
+pub(super) const ROLLUP: KeptTable = KeptTable { files: "rollup", log: "rollup-log", folder: "lake-rollup" };
 
 /// What a backup holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

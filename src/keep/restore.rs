@@ -7,13 +7,14 @@
 //! will get. The table is told of it by a version that says, under the new identity, what of the log it holds: the first start finds
 //! both as any start does.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
 use super::KeepError;
-use super::manifest::{self, Manifest, ManifestFile, TABLE};
+use super::manifest::{self, Manifest, ManifestFile, ROLLUP, TABLE};
 use crate::state::{FILE, FolderLock, LOCK, Snapshot, begin_anew};
 use crate::store::TableFolder;
 
@@ -42,7 +43,7 @@ pub async fn restore(backup: &Path, data: &Path) -> Result<Restored, KeepError> 
         Ok(incarnation) => Ok(Restored { incarnation, config: backup.join(&manifest.folder).join("config"), manifest }),
         Err(error) => {
             drop(lock);
-            for name in [LAKE, UNFINISHED, LOCK] {
+            for name in [TABLE.folder, ROLLUP.folder, UNFINISHED, LOCK] {
                 let path = data.join(name);
                 let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
                 if let Err(error) = removed.or_else(|error| if path.exists() { Err(error) } else { Ok(()) }) {
@@ -53,9 +54,6 @@ pub async fn restore(backup: &Path, data: &Path) -> Result<Restored, KeepError> 
         }
     }
 }
-
-/// The table's folder in a data folder.
-const LAKE: &str = "lake";
 
 /// The state database before it has its name.
 const UNFINISHED: &str = "state.sqlite.part";
@@ -82,8 +80,10 @@ async fn fill(backup: &Path, data: &Path, manifest: &Manifest) -> Result<Uuid, K
     if version.number != manifest.table_version || !head.goes_with(version.held) {
         return Err(broken(format!("{}/log", manifest.folder), "is not the table that the manifest tells of"));
     }
-    if let Some(missing) = version.files.iter().find(|file| !manifest.files.iter().any(|kept| kept.path == format!("{TABLE}/{}", file.path))) {
-        return Err(broken(format!("{TABLE}/{}", missing.path), "is not in the manifest"));
+    let kept: HashSet<&str> = manifest.files.iter().map(|file| file.path.as_str()).collect();
+    let mut paths = version.files.iter().map(|file| format!("{}/{}", TABLE.files, file.path));
+    if let Some(missing) = paths.find(|path| !kept.contains(path.as_str())) {
+        return Err(broken(missing, "is not in the manifest"));
     }
     let incarnation = begin_anew(&state)?;
     version.follow_anew(&manifest.node, incarnation).await?;
@@ -100,14 +100,15 @@ async fn fill(backup: &Path, data: &Path, manifest: &Manifest) -> Result<Uuid, K
 /// Where a file of a backup belongs in a data folder; none for the configuration's.
 fn place_of(manifest: &Manifest, file: &ManifestFile) -> Option<PathBuf> {
     let path = Path::new(&file.path);
-    if let Ok(rest) = path.strip_prefix(TABLE) {
-        return Some(Path::new(LAKE).join(rest));
-    }
-    let rest = path.strip_prefix(&manifest.folder).ok()?;
-    if rest == Path::new(FILE) {
+    let own = path.strip_prefix(&manifest.folder).ok();
+    if own == Some(Path::new(FILE)) {
         return Some(UNFINISHED.into());
     }
-    rest.strip_prefix("log").ok().map(|name| Path::new(LAKE).join("_delta_log").join(name))
+    [TABLE, ROLLUP].into_iter().find_map(|table| {
+        let folder = Path::new(table.folder);
+        let log = own.and_then(|own| own.strip_prefix(table.log).ok());
+        log.map(|name| folder.join("_delta_log").join(name)).or_else(|| path.strip_prefix(table.files).ok().map(|rest| folder.join(rest)))
+    })
 }
 
 fn take(backup: &Path, file: &ManifestFile, to: &Path) -> Result<(), KeepError> {

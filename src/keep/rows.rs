@@ -233,13 +233,22 @@ mod tests {
     #[test]
     fn what_is_wrong_is_told_with_its_place() {
         let check = |format, text: &str, expected: &str| {
-            let read = text_reader(format, std::io::Cursor::new(text.to_owned().into_bytes())).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+            let read =
+                text_reader(format, std::io::Cursor::new(text.to_owned().into_bytes())).and_then(Iterator::collect::<Result<Vec<_>, _>>);
             assert_eq!(crate::error_chain(&read.unwrap_err()), expected);
         };
         let header = "time,device,kind,domain,property,value";
         check(RowFormat::Csv, "time,device\n", "line 1: the columns kind, domain, property, value are missing");
-        check(RowFormat::Csv, &format!("{header}\n2026-01-01T00:00:00Z,a,k,energy,power_active,x\n"), "line 2: value is \"x\" where a number is expected");
-        check(RowFormat::Csv, &format!("{header}\nyesterday,a,k,energy,p,1\n"), "line 2: time is \"yesterday\": not an RFC 3339 date-time with offset between 1900 and 2200");
+        check(
+            RowFormat::Csv,
+            &format!("{header}\n2026-01-01T00:00:00Z,a,k,energy,power_active,x\n"),
+            "line 2: value is \"x\" where a number is expected",
+        );
+        check(
+            RowFormat::Csv,
+            &format!("{header}\nyesterday,a,k,energy,p,1\n"),
+            "line 2: time is \"yesterday\": not an RFC 3339 date-time with offset between 1900 and 2200",
+        );
         check(RowFormat::Csv, &format!("{header}\n2026-01-01T00:00:00Z,a,k,war,p,1\n"), "line 2: domain \"war\" is unknown");
         check(RowFormat::InfluxLine, "# told\n\nobservation,device=a value=1 0\n", "line 3: kind is missing");
         check(RowFormat::InfluxLine, "observation,device=a,kind=k,domain=energy,property=p value=1\n", "line 1: time is missing");

@@ -889,3 +889,6 @@ pub(super) fn unsigned(number: i64) -> u64 {
 pub(super) fn source_name(text: &str) -> Result<SourceName, StateError> {
     SourceName::try_from(text).map_err(|_invalid| StateError::Damaged(format!("source name {text:?}")))
 }
+
+#[cfg(test)]
+mod tests;

@@ -105,7 +105,8 @@ impl Snapshot {
         let mut faults: Vec<String> = check.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
         faults.retain(|fault| fault != "ok");
         let mut check = self.0.prepare("SELECT \"table\", count(*) FROM pragma_foreign_key_check GROUP BY 1")?;
-        let dangling = check.query_map([], |row| Ok(format!("{} rows of {} belong to nothing", row.get::<_, i64>(1)?, row.get::<_, String>(0)?)))?;
+        let dangling =
+            check.query_map([], |row| Ok(format!("{} rows of {} belong to nothing", row.get::<_, i64>(1)?, row.get::<_, String>(0)?)))?;
         for fault in dangling {
             faults.push(fault?);
         }

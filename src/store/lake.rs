@@ -223,10 +223,8 @@ impl Lake {
 
     /// Brings the log's positions up to what the table says it holds.
     async fn settle(&self, table: DeltaTable) -> Result<(), LakeError> {
-        let held = FollowerPosition {
-            ordered: transaction(&table, &self.ordered_id()).await?,
-            late: transaction(&table, &self.late_id()).await?,
-        };
+        let held =
+            FollowerPosition { ordered: transaction(&table, &self.ordered_id()).await?, late: transaction(&table, &self.late_id()).await? };
         // Questions must not see the old version with the trimmed log: the new pair comes first.
         *self.published.write() = Published::new(table.clone(), held)?;
         let (known, planned) = {

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use conca::model::Timestamp;
+use conca::state::Reader;
+use serde_json::{Value, json};
 
-use crate::support::{Broker, Identity, Load, Outgoing, Publisher, Setup, Store, conca_command};
+use crate::support::{Broker, Identity, Load, Outgoing, Publisher, Setup, Store, conca_command, wait_until};
 
 /// Runs the program: whether it succeeded, and all that it said.
 fn run<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> (bool, String) {
@@ -161,9 +163,14 @@ fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
+/// A file of the observations.
 fn parquet_below(folder: &Path) -> PathBuf {
     let files = files_below(folder);
-    files.into_iter().find(|file| file.extension() == Some("parquet".as_ref()) && !file.to_string_lossy().contains("checkpoint")).unwrap()
+    files
+        .into_iter()
+        .filter(|file| !file.to_string_lossy().contains("rollup"))
+        .find(|file| file.extension() == Some("parquet".as_ref()) && !file.to_string_lossy().contains("checkpoint"))
+        .unwrap()
 }
 
 fn truncate(file: &Path) {
@@ -237,10 +244,8 @@ fn the_doctor_finds_and_names_what_is_wrong() {
             let twin = path.replace(".parquet", "-twin.parquet");
             std::fs::copy(data.join("lake").join(&path), data.join("lake").join(&twin)).unwrap();
             add["add"]["path"] = twin.into();
-            let next = commit.with_file_name(format!(
-                "{:020}.json",
-                commit.file_stem().unwrap().to_str().unwrap().parse::<u64>().unwrap() + 1
-            ));
+            let next =
+                commit.with_file_name(format!("{:020}.json", commit.file_stem().unwrap().to_str().unwrap().parse::<u64>().unwrap() + 1));
             std::fs::write(next, add.to_string()).unwrap();
         },
         &[("duplicates", "first pm10 of station-000 at "), ("values", " values too many")],
@@ -264,13 +269,15 @@ fn what_the_doctor_says_can_be_read() {
 fn a_damaged_backup_is_refused_and_leaves_nothing_behind() {
     let setup = stopped();
     let whole = tempfile::tempdir().unwrap();
+    // A table beside it comes along, whatever it holds.
+    copy_folder(&setup.data().join("lake"), &setup.data().join("lake-rollup"));
     backup(&setup, whole.path());
     // Nothing has changed: nothing of the table is copied again.
     let table = parquet_below(&whole.path().join("table")).metadata().unwrap();
     backup(&setup, whole.path());
     assert_eq!(parquet_below(&whole.path().join("table")).metadata().unwrap().modified().unwrap(), table.modified().unwrap());
     let folders = std::fs::read_dir(whole.path()).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_dir()).count();
-    assert_eq!(folders, 2, "the table, and the newest backup");
+    assert_eq!(folders, 3, "the tables, and the newest backup");
 
     let check = |damage: &dyn Fn(&Path), expected: &str| {
         let (damaged, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -298,7 +305,10 @@ fn a_damaged_backup_is_refused_and_leaves_nothing_behind() {
     check(&|folder| edit(folder, &|content| content["files"][0]["path"] = "../x".into()), "backup.json names \"../x\"");
     check(&|folder| edit(folder, &|content| content["sequence"] = 1.into()), "is not the state database that the manifest tells of");
     check(&|folder| edit(folder, &|content| content["table_version"] = 0.into()), "is not the table that the manifest tells of");
-    check(&|folder| edit(folder, &|content| drop(content["files"].as_array_mut().unwrap().remove(0))), "state.sqlite is not in the manifest");
+    check(
+        &|folder| edit(folder, &|content| drop(content["files"].as_array_mut().unwrap().remove(0))),
+        "state.sqlite is not in the manifest",
+    );
     let without_table = |content: &mut Value| {
         content["files"].as_array_mut().unwrap().retain(|file| !file["path"].as_str().unwrap().starts_with("table/"));
     };
@@ -310,6 +320,11 @@ fn a_damaged_backup_is_refused_and_leaves_nothing_behind() {
     let (is_ok, text) = restore(whole.path(), &restored.data());
     assert!(is_ok && text.contains("node.id = \"conca-1\""), "{text}");
     assert_eq!(doctor(&restored), []);
+    let beside = |setup: &Setup| {
+        let folder = setup.data().join("lake-rollup");
+        files_below(&folder).iter().map(|file| file.strip_prefix(&folder).unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(beside(&restored), beside(&setup));
     assert!(Store::open(&restored.data()).rows() == Store::open(&setup.data()).rows());
 }
 
@@ -319,4 +334,97 @@ fn there_is_no_backup_of_nothing() {
     let (is_ok, text) = run(["backup".as_ref(), setup.file().as_os_str(), target.path().as_os_str()]);
     assert!(!is_ok && text.contains("there is no state database"), "{text}");
     assert_eq!(std::fs::read_dir(target.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn what_is_exported_comes_back_equal_in_every_form() {
+    // Whatever is late is settled at once.
+    let setup = || Setup::new().set("lake.merge_every", "300ms").set("lake.flush_after", "300ms");
+    let city = setup();
+    let conca = city.start_unready();
+    let send = |topic: &str, body: &Value| {
+        let (code, answer) = conca.post_json(&format!("/v1/messages?topic=conca/v1/{topic}"), body);
+        assert_eq!((code, &answer["faults"]), (200, &json!([])), "{answer}");
+    };
+    let place = json!({ "lon": 13.3612, "lat": 38.1157 });
+    for day in 1..4 {
+        let times: Vec<String> = (0..24).map(|hour| format!("2026-03-0{day}T{hour:02}:00:00.000001Z")).collect();
+        let air: Vec<Value> = times
+            .iter()
+            .zip(1..)
+            .map(|(time, step)| {
+                json!({ "time": time, "position": place, "readings":
+                    { "pm10": f64::from(step * day) / 3.0, "temperature": { "value": 60.0 + f64::from(step), "unit": "[degF]" } } })
+            })
+            .collect();
+        send("environment/air-station/air-1", &Value::Array(air));
+        let doors: Vec<Value> = times.iter().map(|time| json!({ "time": time, "readings": { "door": "open" } })).collect();
+        send("security/door/d:1", &Value::Array(doors));
+    }
+    // Absurd, of the future, corrected, at another place than the city's.
+    send("environment/air-station/air-2", &json!({ "time": "2026-03-01T08:00:00Z", "readings": { "pm10": 99_999.0 } }));
+    send(
+        "environment/air-station/air-2",
+        &json!({ "time": "2026-03-01T09:00:00Z", "position": { "lon": 0.0, "lat": 0.0 }, "readings": { "pm10": 2.0 } }),
+    );
+    send(
+        "environment/air-station/air-1",
+        &json!({ "time": "2026-03-01T00:00:00.000001Z", "position": place, "readings": { "pm10": 7.25 } }),
+    );
+
+    let folder = tempfile::tempdir().unwrap();
+    let export = |origin: &str, arguments: &[&str]| {
+        let (is_ok, text) = run(["export", "--server", origin].iter().chain(arguments));
+        assert!(is_ok, "{text}");
+        text
+    };
+    let lines = |text: &str| {
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort_unstable();
+        lines
+    };
+    let whole = lines(&export(&conca.origin(), &[]));
+    assert_eq!(whole.len(), 3 * 24 * 3 + 2 + 2, "the observations, a header, and how many they are");
+    assert!(whole.contains(&"218 observations".to_owned()) && whole.iter().any(|line| line.contains("pm10,7.25,ug/m3,")), "{whole:#?}");
+    assert!(whole.iter().any(|line| line.ends_with(",60,[degF]") || line.ends_with(",61,[degF]")), "{whole:#?}");
+    assert!(whole.iter().any(|line| line.contains("out-of-range")) && whole.iter().any(|line| line.contains("no-fix")));
+    let part = export(
+        &conca.origin(),
+        &["--device", "air-1", "--property", "pm10", "--from", "2026-03-02T00:00:00Z", "--to", "2026-03-03T00:00:00Z"],
+    );
+    assert!(part.contains("24 observations") && !part.contains("temperature"), "{part}");
+
+    for ending in ["csv", "lp", "parquet"] {
+        let file = folder.path().join(format!("city.{ending}"));
+        export(&conca.origin(), &["--output", file.to_str().unwrap()]);
+        let other = setup();
+        let elsewhere = other.start_unready();
+        let import = || run(["import", "--server", &elsewhere.origin(), file.to_str().unwrap()]);
+        for round in 1..=2 {
+            let (is_ok, text) = import();
+            assert!(is_ok && text.contains("218 rows, 218 observations taken"), "{ending}: {text}");
+            wait_until("late rows are settled", || other.looks().ledger().pending == 0);
+            assert_eq!(lines(&export(&elsewhere.origin(), &[])), whole, "{ending}");
+            let counts = other.looks().ledger();
+            assert_eq!((counts.stored, counts.corrected, counts.duplicate), (218, 0, (round - 1) * 218), "{ending}: {counts:?}");
+        }
+        let sources = Reader::open(&other.data().join("state.sqlite")).unwrap().ledger(Timestamp::MIN, Timestamp::MAX, None, 100).unwrap();
+        assert!(sources.iter().all(|line| line.key.source.as_str() == "import"), "{sources:?}");
+        elsewhere.stop();
+        assert_eq!(doctor(&other), []);
+    }
+
+    let wrong = folder.path().join("wrong.csv");
+    std::fs::write(&wrong, "time,device,kind,domain,property,value\n2026-03-01T08:00:00Z,a,k,energy,nonsense,1\n").unwrap();
+    let (is_ok, text) = run(["import", "--server", &conca.origin(), wrong.to_str().unwrap()]);
+    assert!(!is_ok && text.contains("0 observations taken") && text.contains("nonsense"), "{text}");
+    let (is_ok, text) = run(["import", "--server", &conca.origin(), "nowhere.csv"]);
+    assert!(!is_ok && text.contains("nowhere.csv"), "{text}");
+    let (is_ok, text) = run(["import", "--server", &conca.origin(), "nowhere.xls"]);
+    assert!(!is_ok && text.contains("does not tell its form"), "{text}");
+    let broken = folder.path().join("broken.csv");
+    conca.stop();
+    let (is_ok, text) = run(["export", "--server", "http://127.0.0.1:1", "--output", broken.to_str().unwrap()]);
+    assert!(!is_ok && text.contains("the service failed"), "{text}");
+    assert!(!broken.exists() && std::fs::read_dir(folder.path()).unwrap().count() == 4);
 }

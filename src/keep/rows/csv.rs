@@ -3,8 +3,8 @@
 use std::io::{Read, Write};
 
 use super::{
-    DEVICE, DISTRICT, DOMAIN, FLAGS, KIND, LATITUDE, LONGITUDE, ORIGINAL_UNIT, ORIGINAL_VALUE, PROPERTY, Row, RowError, RowReader, RowWriter,
-    TIME, UNIT, VALUE,
+    DEVICE, DISTRICT, DOMAIN, FLAGS, KIND, LATITUDE, LONGITUDE, ORIGINAL_UNIT, ORIGINAL_VALUE, PROPERTY, Row, RowError, RowReader,
+    RowWriter, TIME, UNIT, VALUE,
 };
 use crate::model::Position;
 

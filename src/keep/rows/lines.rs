@@ -5,8 +5,8 @@ use std::io::{BufRead, Write};
 use influxdb_line_protocol::{FieldValue, parse_lines};
 
 use super::{
-    DEVICE, DISTRICT, DOMAIN, FLAGS, KIND, LATITUDE, LONGITUDE, ORIGINAL_UNIT, ORIGINAL_VALUE, PROPERTY, Row, RowError, RowReader, RowWriter,
-    TIME, UNIT, VALUE,
+    DEVICE, DISTRICT, DOMAIN, FLAGS, KIND, LATITUDE, LONGITUDE, ORIGINAL_UNIT, ORIGINAL_VALUE, PROPERTY, Row, RowError, RowReader,
+    RowWriter, TIME, UNIT, VALUE,
 };
 use crate::model::{Position, Timestamp};
 

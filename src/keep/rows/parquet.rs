@@ -15,8 +15,8 @@ use deltalake::parquet::basic::{Compression, ZstdLevel};
 use deltalake::parquet::file::properties::WriterProperties;
 
 use super::{
-    DEVICE, DISTRICT, DOMAIN, FLAGS, KIND, LATITUDE, LONGITUDE, ORIGINAL_UNIT, ORIGINAL_VALUE, PROPERTY, Row, RowError, RowReader, RowWriter,
-    TIME, UNIT, VALUE, domain,
+    DEVICE, DISTRICT, DOMAIN, FLAGS, KIND, LATITUDE, LONGITUDE, ORIGINAL_UNIT, ORIGINAL_VALUE, PROPERTY, Row, RowError, RowReader,
+    RowWriter, TIME, UNIT, VALUE, domain,
 };
 use crate::model::{DeviceId, DeviceKind, Original, Position, Timestamp};
 

@@ -98,6 +98,15 @@ impl TableFolder {
         Ok(Some(Self { folder, url, node: node.to_owned() }))
     }
 
+    /// The table beside it whose folder has the same name and an ending more, if it is there.
+    pub fn beside(&self, ending: &str) -> Option<Self> {
+        let mut folder = self.folder.clone().into_os_string();
+        folder.push(ending);
+        let folder = PathBuf::from(folder);
+        let url = Url::from_directory_path(&folder).ok()?;
+        folder.join(LOG).is_dir().then(|| Self { folder, url, node: self.node.clone() })
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.folder
@@ -258,7 +267,9 @@ fn check_bytes(folder: &Path, file: &TableFile) -> Result<(), String> {
         return Err(format!("has {length} bytes where there were {}", file.bytes));
     }
     match &file.digest {
-        Some(digest) if *digest != digest_of(&path).map_err(|error| error.to_string())? => Err("has changed since it was written".to_owned()),
+        Some(digest) if *digest != digest_of(&path).map_err(|error| error.to_string())? => {
+            Err("has changed since it was written".to_owned())
+        }
         _ => Ok(()),
     }
 }
