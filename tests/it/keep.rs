@@ -369,7 +369,7 @@ fn what_is_exported_comes_back_equal_in_every_form() {
     );
     send(
         "environment/air-station/air-1",
-        &json!({ "time": "2026-03-01T00:00:00.000001Z", "position": place, "readings": { "pm10": 7.25 } }),
+        &json!({ "time": "2026-03-01T00:00:00.000001Z", "position": place, "readings": { "pm10": 0.9 } }),
     );
 
     let folder = tempfile::tempdir().unwrap();
@@ -385,7 +385,7 @@ fn what_is_exported_comes_back_equal_in_every_form() {
     };
     let whole = lines(&export(&conca.origin(), &[]));
     assert_eq!(whole.len(), 3 * 24 * 3 + 2 + 2, "the observations, a header, and how many they are");
-    assert!(whole.contains(&"218 observations".to_owned()) && whole.iter().any(|line| line.contains("pm10,7.25,ug/m3,")), "{whole:#?}");
+    assert!(whole.contains(&"218 observations".to_owned()) && whole.iter().any(|line| line.contains("pm10,0.9,ug/m3,")), "{whole:#?}");
     assert!(whole.iter().any(|line| line.ends_with(",60,[degF]") || line.ends_with(",61,[degF]")), "{whole:#?}");
     assert!(whole.iter().any(|line| line.contains("out-of-range")) && whole.iter().any(|line| line.contains("no-fix")));
     let part = export(
