@@ -135,7 +135,7 @@ pub async fn doctor(config: &Config) -> Report {
     let table = TableFolder::find(&config.lake.url, &config.node.data, &config.node.id);
     // The version that goes with the state database is not older than the one before the look.
     let first = match &table {
-        Ok(Some(table)) => table.newest(uuid::Uuid::nil()).await.map(|version| version.number).unwrap_or(0),
+        Ok(Some(table)) => table.newest(uuid::Uuid::nil()).await.map_or(0, |version| version.number),
         _ => 0,
     };
     let facts = match Facts::gather(config) {
@@ -215,22 +215,24 @@ fn check_log(report: &mut Report, facts: &Facts) {
 
 async fn check_positions(report: &mut Report, table: &TableFolder, facts: &Facts, first: u64) -> Option<TableVersion> {
     let head = &facts.head;
-    let found = match matching(table, head, first).await {
-        Ok(None) => table.newest(head.incarnation).await.map(|newest| (newest, false)),
-        found => found.map(|version| version.map(|version| (version, true))).transpose().unwrap_or_else(|| Err(LakeError::Stopped)),
+    let found = async {
+        if let Some(version) = matching(table, head, first).await? {
+            return Ok::<_, LakeError>((version, None));
+        }
+        let newest = table.newest(head.incarnation).await?;
+        let fault = apart(head, &newest);
+        Ok((newest, Some(fault)))
     };
-    match found {
-        Ok((version, true)) => {
-            let (held, log) = (version.held, head.position);
+    match found.await {
+        Ok((version, None)) => {
             let good = format!(
                 "version {} of the table holds the log up to {}, late rows up to {}; the log goes from {} to {}",
-                version.number, held.ordered, held.late, log.ordered, head.sequence
+                version.number, version.held.ordered, version.held.late, head.position.ordered, head.sequence
             );
             report.judge("positions", good, "", Vec::new(), RESTORE);
             Some(version)
         }
-        Ok((version, false)) => {
-            let (findings, advice) = apart(head, &version);
+        Ok((version, Some((findings, advice)))) => {
             report.judge("positions", String::new(), "faults between table and log", findings, advice);
             Some(version)
         }
@@ -243,17 +245,19 @@ async fn check_positions(report: &mut Report, table: &TableFolder, facts: &Facts
 
 /// Why no version goes with the state database, as far as the newest tells.
 fn apart(head: &Head, version: &TableVersion) -> (Vec<String>, &'static str) {
-    let (held, log, mut findings) = (version.held, head.position, Vec::new());
-    for (lane, held, log) in [("ordered", held.ordered, log.ordered), ("late", held.late, log.late)] {
-        if held < log {
-            findings.push(format!("the table holds the {lane} lane of the log up to {held}, but the log has forgotten it up to {log}"));
+    let (table, log, mut findings) = (version.held, head.position, Vec::new());
+    for (lane, reached, forgotten) in [("ordered", table.ordered, log.ordered), ("late", table.late, log.late)] {
+        if reached < forgotten {
+            findings.push(format!(
+                "the table holds the {lane} lane of the log up to {reached}, but the log has forgotten it up to {forgotten}"
+            ));
         }
-        if held > head.sequence {
-            findings.push(format!("the table holds the {lane} lane up to {held}, but the last commit is {}", head.sequence));
+        if reached > head.sequence {
+            findings.push(format!("the table holds the {lane} lane up to {reached}, but the last commit is {}", head.sequence));
         }
     }
     if findings.is_empty() {
-        findings.push(format!("the table holds late rows up to {}, of which the ledger knows nothing", held.late));
+        findings.push(format!("the table holds late rows up to {}, of which the ledger knows nothing", table.late));
     }
     let advice =
         "state database and table are not of the same time, or node.id was changed: restore both from one backup (`conca restore`)";

@@ -159,7 +159,9 @@ impl TableVersion {
         let start = names.iter().filter(|name| is_checkpoint(name)).filter_map(|name| version(name)).max().unwrap_or(0);
         let mut wanted: Vec<String> = names
             .iter()
-            .filter(|name| version(name).is_some_and(|version| version >= start) && (is_checkpoint(name) || name.ends_with(".json")))
+            .filter(|name| {
+                version(name).is_some_and(|version| version >= start) && (is_checkpoint(name) || name.strip_suffix(".json").is_some())
+            })
             .map(|name| format!("{LOG}/{name}"))
             .collect();
         wanted.sort_unstable();
