@@ -309,7 +309,7 @@ impl Service {
                 .sources
                 .iter()
                 .map(|source| (source.name.clone(), route(source)))
-                .chain([http_route(&config.ingest.http)])
+                .chain([http_route(&config.ingest.http), import_route(&config.ingest.http)])
                 .collect(),
             limits: decode::Limits { payload_bytes_max: config.ingest.payload_bytes_max, readings_max: config.ingest.readings_max },
             normaliser: Normaliser::new(Arc::clone(&catalogue), Arc::clone(&districts)),
@@ -326,7 +326,7 @@ impl Service {
             gate,
             listening,
             sources: statuses.clone(),
-            http: config.ingest.http.name.clone(),
+            senders: [config.ingest.http.name.clone(), SourceName::import()],
             waiting: inlet.depth(),
             metrics,
             clock: Arc::clone(&clock),
@@ -549,6 +549,12 @@ fn http_route(source: &config::HttpSource) -> (SourceName, convert::Route) {
         skew_max: source.skew_max.0,
     };
     (source.name.clone(), convert::Route { forms: forms.collect(), bounds })
+}
+
+/// What `conca import` sends: messages like those of any sender over HTTP.
+fn import_route(source: &config::HttpSource) -> (SourceName, convert::Route) {
+    let (_http, route) = http_route(source);
+    (SourceName::import(), route)
 }
 
 fn source_settings(source: &config::Source, section: &config::Ingest) -> ingest::Settings {

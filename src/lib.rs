@@ -25,6 +25,7 @@
 //! | [`alert`] | rules over observations and the clock → alerts; the core is pure |
 //! | [`api`] | HTTP |
 //! | [`app`] | wiring: queues, threads, start and stop order |
+//! | [`keep`] | backup, restore and examination of what is kept; export and import |
 //! | [`demo`] | all of it with an embedded broker and a simulated city |
 //!
 //! What holds everywhere: a message is acknowledged only after its effects are durable in one transaction
@@ -41,6 +42,7 @@ pub mod decode;
 pub mod demo;
 pub mod ingest;
 pub mod intake;
+pub mod keep;
 pub mod mapping;
 pub mod metrics;
 pub mod model;

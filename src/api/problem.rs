@@ -436,7 +436,9 @@ impl From<LakeError> for Problem {
             LakeError::State(error) => error.into(),
             LakeError::Stopped => Self::new(Kind::Stopping, ""),
             LakeError::Delta(_) | LakeError::Influx(_) => Self::logged(Kind::StoreUnavailable, &error),
-            LakeError::Location(_) | LakeError::Sync(_) | LakeError::Query(_) | LakeError::Unknown { .. } => Self::internal(&error),
+            LakeError::Location(_) | LakeError::Remote(_) | LakeError::Sync(_) | LakeError::Query(_) | LakeError::Unknown { .. } => {
+                Self::internal(&error)
+            }
         }
     }
 }

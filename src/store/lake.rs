@@ -12,6 +12,7 @@
 //! One task flushes, merges and maintains; questions run beside it.
 
 mod flush;
+mod look;
 mod maintain;
 mod merge;
 mod read;
@@ -32,8 +33,10 @@ use deltalake::delta_datafusion::DeltaSessionContext;
 use deltalake::{DeltaTable, DeltaTableError};
 use parking_lot::RwLock;
 use tokio::sync::MutexGuard;
+use uuid::Uuid;
 
 use jiff::tz::TimeZone;
+pub use look::{TableFault, TableFile, TableFolder, TableVersion, Unused};
 pub use maintain::Maintenance;
 use rollup::{LocalDays, Rollups, Touched};
 pub use rollup::{RollupChunk, RollupChunks};
@@ -52,6 +55,9 @@ pub enum LakeError {
     /// Neither a folder nor an address.
     #[error("{0:?} is neither a folder nor the address of a table")]
     Location(String),
+    /// Not in a folder of this machine.
+    #[error("the table at {0} is not in a folder of this machine")]
+    Remote(String),
     /// Files that the table's newest version names are missing or cut short.
     #[error("{} files of the table in {} are missing or cut short, first {:?}", files.len(), folder.display(), files.first())]
     Broken { folder: PathBuf, files: Vec<String> },
@@ -128,6 +134,17 @@ pub struct LakeStatus {
     pub rollup_rows: u64,
     /// Local days and properties that are not rolled up, or anew: those of today among them.
     pub touched_units: usize,
+}
+
+/// The id of the application transactions that say what of a lane of the log the table holds.
+fn transaction_id(node: &str, incarnation: Uuid, lane: &str) -> String {
+    format!("conca/{node}/{incarnation}/{lane}")
+}
+
+/// What the table says it holds; zero where it says nothing.
+async fn transaction(table: &DeltaTable, id: &str) -> Result<u64, LakeError> {
+    let version = table.snapshot()?.transaction_version(&table.log_store(), id).await?;
+    Ok(version.and_then(|version| u64::try_from(version).ok()).unwrap_or(0))
 }
 
 /// The table that questions see, and the log's part that it holds.
@@ -232,10 +249,8 @@ impl Lake {
 
     /// Brings the log's positions up to what the table says it holds.
     async fn settle(&self, table: DeltaTable) -> Result<(), LakeError> {
-        let held = FollowerPosition {
-            ordered: self.transaction(&table, &self.ordered_id()).await?,
-            late: self.transaction(&table, &self.late_id()).await?,
-        };
+        let held =
+            FollowerPosition { ordered: transaction(&table, &self.ordered_id()).await?, late: transaction(&table, &self.late_id()).await? };
         let (known, planned, units) = {
             let turn = self.database.turn();
             (turn.follower(STORE)?, turn.planned_merge(STORE)?, turn.touched()?)
@@ -265,16 +280,11 @@ impl Lake {
     }
 
     fn ordered_id(&self) -> String {
-        format!("conca/{}/{}/ordered", self.settings.node, self.database.incarnation())
+        transaction_id(&self.settings.node, self.database.incarnation(), "ordered")
     }
 
     fn late_id(&self) -> String {
-        format!("conca/{}/{}/late", self.settings.node, self.database.incarnation())
-    }
-
-    async fn transaction(&self, table: &DeltaTable, id: &str) -> Result<u64, LakeError> {
-        let version = table.snapshot()?.transaction_version(&table.log_store(), id).await?;
-        Ok(version.and_then(|version| u64::try_from(version).ok()).unwrap_or(0))
+        transaction_id(&self.settings.node, self.database.incarnation(), "late")
     }
 
     /// Commits a change that follows the log up to a new position and holds these blocks' rows: the new version and the log's new

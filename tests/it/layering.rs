@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// What each module of the crate may name with `crate::`, beside itself. Foundations are `model`, `config`, `state` and
 /// `metrics`; stages know foundations only, and `app` joins the stages.
-const ALLOWED: [(&str, &[&str]); 20] = [
+const ALLOWED: [(&str, &[&str]); 21] = [
     ("model", &[]),
     // A subscription's section names its decoder, that of quality its checks.
     ("config", &["model", "decode", "quality"]),
@@ -40,6 +40,7 @@ const ALLOWED: [(&str, &[&str]); 20] = [
             "api",
         ],
     ),
+    ("keep", &["model", "config", "state", "store"]),
     ("demo", &["model", "config", "app", "alert"]),
     // The pure core of questions.
     ("query/aggregate", &["model", "query"]),
@@ -52,7 +53,8 @@ const ALLOWED: [(&str, &[&str]); 20] = [
 const OWNED: [(&str, &[&str]); 9] = [
     ("rumqttc", &["ingest"]),
     ("rusqlite", &["state"]),
-    ("deltalake", &["store"]),
+    // Parquet files that people exchange are written with the same crates.
+    ("deltalake", &["store", "keep"]),
     ("datafusion", &["store"]),
     ("axum", &["api"]),
     ("axum_server", &["api"]),

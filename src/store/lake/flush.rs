@@ -30,7 +30,7 @@ impl Lake {
         let blocks = self.database.live().tail_after(published.position.ordered, u64::MAX).ordered;
         let Some(last) = blocks.last().map(|block| block.sequence) else { return Ok(0) };
         // Delta records the transaction but does not enforce it: read it before every flush.
-        let held = self.transaction(&published.table, &self.ordered_id()).await?;
+        let held = super::transaction(&published.table, &self.ordered_id()).await?;
         if held >= last {
             return Err(LakeError::Unknown { what: "log position", text: format!("{held} where the log ends with {last}") });
         }

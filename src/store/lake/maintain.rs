@@ -50,10 +50,10 @@ impl Default for Maintenance {
 /// A file of the newest version.
 #[derive(Clone, Debug)]
 pub(super) struct FileInfo {
-    add: Add,
+    pub(super) add: Add,
     remove: Remove,
-    date: String,
-    rows: u64,
+    pub(super) date: String,
+    pub(super) rows: u64,
 }
 
 impl FileInfo {

@@ -55,7 +55,7 @@ impl Lake {
         let Some(last) = blocks.last().map(|block| block.sequence) else { return Ok(0) };
         self.flush_held(&mut writer).await?;
         let published = self.published.read().clone();
-        let held = self.transaction(&published.table, &self.late_id()).await?;
+        let held = super::transaction(&published.table, &self.late_id()).await?;
         if held >= last {
             return Err(LakeError::Unknown { what: "log position", text: format!("{held} where the log ends with {last}") });
         }
