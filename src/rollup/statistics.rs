@@ -43,47 +43,27 @@ pub enum Statistic {
 /// Which statistics make sense for a property.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kept {
-    amounts: bool,
-    extremes: bool,
-    direction: bool,
-    energy: bool,
-    increase: bool,
+    kind: Kind,
+    summary: Summary,
 }
 
 impl Kept {
     /// Those of a property.
     pub fn of(property: &Property) -> Self {
-        let is_ordered = property.summary != Summary::Circular && property.kind != Kind::State;
-        let is_number = matches!(property.kind, Kind::Gauge | Kind::Count);
-        Self {
-            amounts: is_number && property.summary == Summary::Arithmetic,
-            extremes: is_ordered,
-            direction: property.summary == Summary::Circular,
-            energy: property.summary == Summary::Energetic,
-            increase: property.kind == Kind::Counter,
-        }
-    }
-
-    /// Whether a sketch is kept: percentiles make sense.
-    pub fn sketches(self) -> bool {
-        self.extremes && !self.increase
-    }
-
-    /// Whether it is a counter's growth.
-    pub fn increases(self) -> bool {
-        self.increase
+        Self { kind: property.kind, summary: property.summary }
     }
 
     /// Whether a statistic is kept.
     pub fn has(self, statistic: Statistic) -> bool {
+        let is_number = matches!(self.kind, Kind::Gauge | Kind::Count);
         match statistic {
             Statistic::Count | Statistic::Ends => true,
-            Statistic::Sum | Statistic::Squares => self.amounts,
-            Statistic::Extremes => self.extremes,
-            Statistic::Direction => self.direction,
-            Statistic::Energy => self.energy,
-            Statistic::Increase => self.increase,
-            Statistic::Sketch => self.sketches(),
+            Statistic::Sum | Statistic::Squares => is_number && self.summary == Summary::Arithmetic,
+            Statistic::Extremes => self.kind != Kind::State && self.summary != Summary::Circular,
+            Statistic::Direction => self.summary == Summary::Circular,
+            Statistic::Energy => self.summary == Summary::Energetic,
+            Statistic::Increase => self.kind == Kind::Counter,
+            Statistic::Sketch => is_number && self.summary != Summary::Circular,
         }
     }
 }
@@ -149,7 +129,7 @@ pub fn growth(before: f64, value: f64) -> f64 {
     if value < before { value.max(0.0) } else { value - before }
 }
 
-/// Squares of two parts put together (Chan, Golub and LeVeque 1979); counts and means of the parts.
+/// Squares of two parts put together (Chan, Golub and `LeVeque` 1979); counts and means of the parts.
 #[inline]
 pub fn squares_together(one: (f64, f64, f64), other: (f64, f64, f64)) -> f64 {
     let ((count, mean, squares), (other_count, other_mean, other_squares)) = (one, other);
@@ -180,7 +160,7 @@ impl Tally {
     pub fn add(&mut self, seen: Seen, flags: u16) {
         let Seen { value, .. } = seen;
         let statistics = &mut self.statistics;
-        if self.kept.amounts {
+        if self.kept.has(Statistic::Sum) {
             let count = statistics.count as f64;
             if statistics.count > 0 {
                 let mean = self.sum.total() / count;
@@ -188,19 +168,19 @@ impl Tally {
             }
             self.sum.add(value);
         }
-        if self.kept.extremes {
+        if self.kept.has(Statistic::Extremes) {
             statistics.min = statistics.min.min(value);
             statistics.max = statistics.max.max(value);
         }
-        if self.kept.direction {
+        if self.kept.has(Statistic::Direction) {
             let (sine, cosine) = value.to_radians().sin_cos();
             self.sine.add(sine);
             self.cosine.add(cosine);
         }
-        if self.kept.energy {
+        if self.kept.has(Statistic::Energy) {
             self.energy.add(energy(value));
         }
-        if self.kept.increase && statistics.count > 0 {
+        if self.kept.has(Statistic::Increase) && statistics.count > 0 {
             self.increase.add(growth(statistics.last.value, value));
         }
         if statistics.count == 0 {
@@ -221,12 +201,12 @@ impl Tally {
             statistics.first = part.first;
             statistics.squares = part.squares;
         } else {
-            if self.kept.amounts {
+            if self.kept.has(Statistic::Sum) {
                 let (count, other) = (statistics.count as f64, part.count as f64);
                 let one = (count, self.sum.total() / count, statistics.squares);
                 statistics.squares = squares_together(one, (other, part.sum / other, part.squares));
             }
-            if self.kept.increase {
+            if self.kept.has(Statistic::Increase) {
                 self.increase.add(growth(statistics.last.value, part.first.value));
             }
         }
@@ -249,13 +229,13 @@ impl Tally {
             sine: self.sine.total(),
             cosine: self.cosine.total(),
             energy: self.energy.total(),
-            increase: self.kept.increase.then(|| self.increase.total()),
+            increase: self.kept.has(Statistic::Increase).then(|| self.increase.total()),
             ..self.statistics
         }
     }
 }
 
-/// Values by their magnitude, in bins as wide as the relative error allows (DDSketch: Masson, Rim and Lee 2019).
+/// Values by their magnitude, in bins as wide as the relative error allows (`DDSketch`: Masson, Rim and Lee 2019).
 #[derive(Clone)]
 pub struct Sketch(DDSketch);
 
@@ -313,7 +293,7 @@ impl Sketch {
         // The middle of a rank, so that rounding cannot make it the one below.
         let part = if rank == 0.0 {
             0.0
-        } else if rank == last {
+        } else if rank >= last {
             1.0
         } else {
             (rank + 0.5) / last
@@ -365,7 +345,7 @@ mod tests {
                 let mut parts = Tally::new(kept);
                 parts.append(&tally(kept, one));
                 let mut second = Tally::new(kept);
-                for (time, value) in (one.len() as i64..).zip(other) {
+                for (time, value) in (i64::try_from(one.len()).unwrap()..).zip(other) {
                     second.add(Seen { time, value: *value }, 0);
                 }
                 parts.append(&second.finish());
@@ -397,13 +377,13 @@ mod tests {
             whole.merge(&Sketch::from_bytes(&part.to_bytes()).unwrap());
         }
         exact.sort_by(f64::total_cmp);
-        for percent in [0.0, 0.1, 5.0, 25.0, 50.0, 75.0, 95.0, 99.9, 100.0] {
-            let rank = (exact.len() - 1) as f64 * percent / 100.0;
-            let (low, high) = (exact[rank.floor() as usize], exact[rank.ceil() as usize]);
-            let value = low + (high - low) * rank.fract();
-            let found = whole.percentile(percent).unwrap();
+        for permille in [0, 1, 50, 250, 500, 750, 950, 999, 1_000] {
+            let (rank, part) = ((exact.len() - 1) * permille / 1_000, (exact.len() - 1) * permille % 1_000);
+            let (low, high) = (exact[rank], exact[(rank + 1).min(exact.len() - 1)]);
+            let value = low + (high - low) * part as f64 / 1_000.0;
+            let found = whole.percentile(permille as f64 / 10.0).unwrap();
             let most = RELATIVE_ERROR * low.abs().max(high.abs()) + 1e-9;
-            assert!((found - value).abs() <= most, "p{percent}: {found} is not within {most} of {value}");
+            assert!((found - value).abs() <= most, "{permille} per mille: {found} is not within {most} of {value}");
         }
         assert_eq!(Sketch::default().percentile(50.0), None);
         assert!(Sketch::from_bytes(b"no sketch").is_none());

@@ -26,7 +26,7 @@ impl History {
     /// Its state now, for several reads: of the lake one snapshot, of InfluxDB what it has when it is asked.
     pub fn view(&self) -> View<'_> {
         match self {
-            Self::Lake(lake) => View::Lake(lake.snapshot()),
+            Self::Lake(lake) => View::Lake(lake, lake.snapshot()),
             Self::Influx(influx) => View::Influx(influx),
         }
     }
@@ -44,7 +44,7 @@ impl History {
 #[derive(Debug)]
 pub enum View<'a> {
     /// Table, rollups and log.
-    Lake(Snapshot<'a>),
+    Lake(&'a Lake, Snapshot),
     /// Without rollups.
     Influx(&'a Arc<Influx>),
 }
@@ -53,15 +53,15 @@ impl View<'_> {
     /// All observations of a selection, each identity once.
     pub fn scan(&self, selection: Selection, order: Order, detail: Detail) -> Result<Chunks, LakeError> {
         match self {
-            Self::Lake(snapshot) => snapshot.scan(selection, order, detail),
+            Self::Lake(lake, snapshot) => lake.scan_at(snapshot, selection, order, detail),
             Self::Influx(influx) => Ok(influx.scan(selection, detail)),
         }
     }
 
-    /// The snapshot, of a store that has rollups.
-    pub fn rolled_up(&self) -> Option<&Snapshot<'_>> {
+    /// The store and its state, where it has rollups.
+    pub fn rolled_up(&self) -> Option<(&Lake, &Snapshot)> {
         match self {
-            Self::Lake(snapshot) => Some(snapshot),
+            Self::Lake(lake, snapshot) => Some((lake, snapshot)),
             Self::Influx(_) => None,
         }
     }

@@ -193,8 +193,8 @@ impl Answers {
         let rows_expected = cast.members.iter().map(|member| end.since(start).as_secs_f64() / member.interval_s.max(1.0)).sum();
         let sources = {
             let snapshot = view.rolled_up();
-            let touched = snapshot.map(|snapshot| snapshot.touched_days(question.property)).unwrap_or_default();
-            let rolled_up = snapshot.map(|snapshot| RolledUp { zone: snapshot.zone(), touched: &touched });
+            let touched = snapshot.map(|(lake, snapshot)| lake.touched_days(snapshot, question.property)).unwrap_or_default();
+            let rolled_up = snapshot.map(|(lake, _snapshot)| RolledUp { zone: lake.zone(), touched: &touched });
             let asked = plan::Question {
                 property: &property,
                 time,
@@ -279,8 +279,8 @@ impl Answers {
                 selection.from = start.minus(hold);
             }
             let read = match (stretch.source, view.rolled_up()) {
-                (Source::Rollup(tier), Some(snapshot)) => {
-                    let chunks = snapshot.rollup(tier, sources.statistic, &selection, order, detail)?;
+                (Source::Rollup(tier), Some((lake, snapshot))) => {
+                    let chunks = lake.rollup_at(snapshot, tier, sources.statistic, &selection, order, detail)?;
                     gathered.take_buckets(chunks).await?
                 }
                 _ => gathered.take_rows(view.scan(selection, order, detail)?).await?,

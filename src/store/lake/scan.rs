@@ -18,43 +18,41 @@ use crate::store::selection::{Chunk, Chunks, Detail, NO_DISTRICT, Order, Selecti
 /// Rows of the log that come as one chunk.
 const RECENT_ROWS: usize = 8_192;
 
+/// A version of table and rollups, and exactly the log rows that it lacks: whoever looks at it again sees the same. The files outlive it
+/// for as long as any question may take.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub(super) published: Published,
+    pub(super) tail: Tail,
+}
+
 /// Identities of late rows: the table's and the ordered lane's rows of the same identity do not count.
 type Overlay = HashSet<(u32, u16, i64)>;
 
 impl Lake {
     /// All observations of a selection, each identity once.
     pub fn scan(&self, selection: Selection, order: Order, detail: Detail) -> Result<Chunks, LakeError> {
-        self.snapshot().scan(selection, order, detail)
+        self.scan_at(&self.snapshot(), selection, order, detail)
     }
 
-    /// The table as it is now, with exactly the log rows that it lacks.
-    pub fn snapshot(&self) -> Snapshot<'_> {
+    /// What there is now.
+    pub fn snapshot(&self) -> Snapshot {
         let published = self.published.read();
         let tail = self.database.live().tail_after(published.position.ordered, published.position.late);
-        Snapshot { lake: self, published: published.clone(), tail }
+        Snapshot { published: published.clone(), tail }
     }
-}
 
-/// One state of table, rollups and log, for several reads.
-#[derive(Debug)]
-pub struct Snapshot<'a> {
-    pub(super) lake: &'a Lake,
-    pub(super) published: Published,
-    pub(super) tail: Tail,
-}
-
-impl Snapshot<'_> {
-    /// All observations of a selection, each identity once.
-    pub fn scan(&self, selection: Selection, order: Order, detail: Detail) -> Result<Chunks, LakeError> {
-        let Self { lake, published, tail } = self;
+    /// [`Lake::scan`] of what there was.
+    pub fn scan_at(&self, snapshot: &Snapshot, selection: Selection, order: Order, detail: Detail) -> Result<Chunks, LakeError> {
+        let Snapshot { published, tail } = snapshot;
         if selection.from >= selection.to || selection.devices.as_ref().is_some_and(Vec::is_empty) {
             return Ok(stream::empty().boxed());
         }
         let selection = Arc::new(selection);
-        let live = Arc::clone(lake.database.live());
+        let live = Arc::clone(self.database.live());
         let (overlay, recent) = tail_rows(&live, tail, &selection, detail);
-        let batches = lake.read_table(&published.files, &selection, order, detail)?;
-        let mut reader = Reader { overlay, ..Reader::new(lake, selection, detail) };
+        let batches = self.read_table(&published.files, &selection, order, detail)?;
+        let mut reader = Reader { overlay, ..Reader::new(self, selection, detail) };
         let table = batches.map(move |batch| batch.and_then(|batch| reader.chunk(&batch)));
         let table = table.try_filter(|chunk| futures::future::ready(!chunk.is_empty()));
         Ok(match order {

@@ -281,7 +281,7 @@ async fn what_is_touched_again_is_asked_of_rows_until_it_is_rolled_up_again() {
     // With suspect readings; by hours; a percentile that is exact as long as rows are few.
     let mut any = days(&city, "pm10", "max");
     any.filter.quality = Quality::Any;
-    assert_eq!(values(&ask(any).await)[3], 4_000.0);
+    assert_eq!(values(&ask(any).await)[3..], [4_000.0]);
     let mut by_hour = days(&city, "pm10", "count");
     by_hour.window = WindowSize::Hours(1);
     let answer = ask(by_hour).await;
@@ -290,7 +290,7 @@ async fn what_is_touched_again_is_asked_of_rows_until_it_is_rolled_up_again() {
     assert_eq!((sources(&exact)[0].1.as_str(), exact.relative_error), ("rows", None));
     let Answers { history, live, catalogue, districts, clock, limits } = &city.answers;
     let few = config::Query { percentile_rows_max: 10, ..limits.clone() };
-    let sketching = Answers::new(history.clone(), live.clone(), catalogue.clone(), districts.clone(), clock.clone(), few);
+    let sketching = Answers::new(history.clone(), Arc::clone(live), Arc::clone(catalogue), Arc::clone(districts), Arc::clone(clock), few);
     let sketched = sketching.aggregates(days(&city, "pm10", "p95")).await.unwrap();
     assert_eq!((sources(&sketched)[0].1.as_str(), sketched.relative_error), ("rollup-1d", Some(0.01)));
     for (found, exact) in values(&sketched).iter().zip(values(&exact)) {

@@ -24,7 +24,7 @@ use super::table::{DISTRICT, ORDER, PROPERTY, Row, START, batch, create, file_sc
 use super::touched::{bounds, date_at};
 use super::{LocalDays, Rollups, Touched};
 use crate::model::{Catalogue, Flags, PropertyIndex, Timestamp, Windows};
-use crate::rollup::{Kept, Seen, Sketch, Statistics, Tally, Tier};
+use crate::rollup::{Kept, Seen, Sketch, Statistic, Statistics, Tally, Tier};
 use crate::state::{Database, TouchedUnit};
 use crate::store::lake::read::{DayFile, day_files, instant, one_of, parquet_plan, parquet_source};
 use crate::store::lake::scan::{Reader, unknown};
@@ -117,10 +117,11 @@ impl Lake {
                     made.entry(tier).or_insert_with(Vec::new).extend(rows);
                 }
             }
-            let replaced: Vec<String> = units.iter().map(|(property, _)| self.unit(*property, day).property).collect();
+            let properties = units.iter().map(|(property, _moment)| self.unit(*property, day).property).collect();
+            let replaced = Replaced { day, start, end, properties };
             for tier in Tier::COARSEST_FIRST {
                 let rows = made.remove(&tier).unwrap_or_default();
-                self.replace(&published, tier, day, &replaced, (start, end), rows, &mut change).await?;
+                self.replace(&published, tier, &replaced, rows, &mut change).await?;
             }
         }
         let writer = self.writer().await?;
@@ -173,26 +174,23 @@ impl Lake {
         Ok(day.finish(id, device, district))
     }
 
-    /// Puts rows in place of a day's rows of some properties in their partition.
+    /// Puts rows in place of others in their partition.
     async fn replace(
         &self,
         published: &Published,
         tier: Tier,
-        day: i32,
-        properties: &[String],
-        (start, end): (Timestamp, Timestamp),
+        replaced: &Replaced,
         mut rows: Vec<Row>,
         change: &mut Change,
     ) -> Result<(), LakeError> {
-        let date = if tier == Tier::Day { month_of(day) } else { day };
+        let date = if tier == Tier::Day { month_of(replaced.day) } else { replaced.day };
         let (adds, removes) = published.rollups.actions(tier, date)?;
         rows.sort_unstable_by(|one, other| one.key().cmp(&other.key()));
         if !adds.is_empty() {
-            let within = col(START).gt_eq(instant(start.micros())).and(col(START).lt(instant(end.micros())));
-            let before = self.rows_of(published, tier, date, &one_of(PROPERTY, properties).and(within)).await?;
+            let before = self.rows_of(published, tier, date, &replaced.filter()).await?;
             carry_revisions(&before, &mut rows);
         }
-        change.adds.extend(self.write_partition(published, tier, date, adds, properties, (start, end), &rows).await?);
+        change.adds.extend(self.write_partition(published, (tier, date), adds, replaced, &rows).await?);
         change.removes.extend(removes);
         Ok(())
     }
@@ -216,11 +214,9 @@ impl Lake {
     async fn write_partition(
         &self,
         published: &Published,
-        tier: Tier,
-        date: i32,
+        (tier, date): (Tier, i32),
         old: Vec<Add>,
-        properties: &[String],
-        (start, end): (Timestamp, Timestamp),
+        replaced: &Replaced,
         new: &[Row],
     ) -> Result<Vec<Add>, LakeError> {
         let table = &published.rollups.table;
@@ -234,10 +230,9 @@ impl Lake {
         }
         let session = self.session();
         table.update_datafusion_session(&session.state())?;
-        let stays = !one_of(PROPERTY, properties).and(col(START).gt_eq(instant(start.micros()))).and(col(START).lt(instant(end.micros())));
         let columns: Vec<Expr> = file_schema().fields().iter().map(|field| col(field.name())).collect();
         let provider = table.table_provider().with_adds(old).await?;
-        let mut frame = session.read_table(provider)?.filter(stays)?.select(columns.clone())?;
+        let mut frame = session.read_table(provider)?.filter(!replaced.filter())?.select(columns.clone())?;
         if !new.is_empty() {
             frame = frame.union(session.read_batches(new)?.select(columns)?)?;
         }
@@ -323,6 +318,23 @@ impl Rollups {
     }
 }
 
+/// What is rolled up anew: some properties of a local day.
+struct Replaced {
+    day: i32,
+    start: Timestamp,
+    end: Timestamp,
+    /// Their ids.
+    properties: Vec<String>,
+}
+
+impl Replaced {
+    /// Rows of it.
+    fn filter(&self) -> Expr {
+        let within = col(START).gt_eq(instant(self.start.micros())).and(col(START).lt(instant(self.end.micros())));
+        one_of(PROPERTY, &self.properties).and(within)
+    }
+}
+
 /// A bucket whose numbers stay keeps its revision; one whose numbers change gets the next.
 fn carry_revisions(before: &[Row], rows: &mut [Row]) {
     let before: HashMap<_, &Row> = before.iter().map(|row| (row.key(), row)).collect();
@@ -378,7 +390,7 @@ impl DayOfProperty {
             let lanes = self.devices.entry(*device).or_default();
             let known = lanes.iter().position(|lane| lane.district == *district && lane.trusted == trusted);
             let at = known.unwrap_or_else(|| {
-                let (tally, sketch) = (Tally::new(self.kept), self.kept.sketches().then(Sketch::default));
+                let (tally, sketch) = (Tally::new(self.kept), self.kept.has(Statistic::Sketch).then(Sketch::default));
                 lanes.push(Lane { district: *district, trusted, bucket, tally, done: Vec::new(), sketch });
                 lanes.len() - 1
             });

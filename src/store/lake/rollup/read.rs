@@ -54,19 +54,19 @@ impl RollupChunk {
     }
 }
 
-impl Snapshot<'_> {
+impl Lake {
     /// The time zone on whose calendar rollups are.
     pub fn zone(&self) -> &jiff::tz::TimeZone {
-        &self.lake.settings.zone
+        &self.settings.zone
     }
 
     /// Where the local days begin whose rollups may not be what the observations of a property come to.
-    pub fn touched_days(&self, property: PropertyIndex) -> Vec<Timestamp> {
-        let zone = &self.lake.settings.zone;
-        let mut days: std::collections::BTreeSet<i32> = self.published.touched.days_of(property).collect();
-        let state = self.lake.database.live().read();
+    pub fn touched_days(&self, snapshot: &Snapshot, property: PropertyIndex) -> Vec<Timestamp> {
+        let zone = &self.settings.zone;
+        let mut days: std::collections::BTreeSet<i32> = snapshot.published.touched.days_of(property).collect();
+        let state = self.database.live().read();
         let mut local = LocalDays::new(zone);
-        for block in self.tail.ordered.iter().chain(&self.tail.late) {
+        for block in snapshot.tail.ordered.iter().chain(&snapshot.tail.late) {
             for (series, time) in block.rows.series.iter().zip(&block.rows.time) {
                 if state.series_at(*series).property == property {
                     days.insert(local.day(*time));
@@ -79,38 +79,38 @@ impl Snapshot<'_> {
 
     /// The buckets of a tier of one property that begin in a stretch, of selected devices and districts: those of trusted readings, and
     /// beside them, if wanted, those of suspect ones. With [`Order::SeriesTime`] those of a device come by ascending time.
-    pub fn rollup(
+    pub fn rollup_at(
         &self,
+        snapshot: &Snapshot,
         tier: Tier,
         statistic: Statistic,
         selection: &Selection,
         order: Order,
         detail: Detail,
     ) -> Result<RollupChunks, LakeError> {
-        let lake = self.lake;
-        let files = self.published.rollups.files_of(tier, selection, lake);
+        let files = snapshot.published.rollups.files_of(tier, selection, self);
         if files.is_empty() || selection.devices.as_ref().is_some_and(Vec::is_empty) {
             return Ok(stream::empty().boxed());
         }
-        let (schema, url) = (file_schema(), self.published.rollups.store_url());
-        let source = parquet_source(&lake.runtime, &url, &schema, Some(&filter(lake, selection)))?;
+        let (schema, url) = (file_schema(), snapshot.published.rollups.store_url());
+        let source = parquet_source(&self.runtime, &url, &schema, Some(&filter(self, selection)))?;
         let with_district = detail != Detail::Values || !selection.districts.is_empty();
         let mut columns = vec![DEVICE, START, "count", "flags"];
         columns.extend(with_district.then_some(DISTRICT));
         columns.extend(columns_of(statistic));
         let projection = columns.iter().map(|column| schema.index_of(column)).collect::<Result<_, _>>().map_err(DataFusionError::from)?;
         let groups = match order {
-            Order::Any => balance(&files.iter().map(|file| (file.path.as_str(), file.bytes)).collect::<Vec<_>>(), lake.cores),
+            Order::Any => balance(&files.iter().map(|file| (file.path.as_str(), file.bytes)).collect::<Vec<_>>(), self.cores),
             Order::SeriesTime => {
                 vec![FileGroup::new(files.iter().map(|file| PartitionedFile::new(file.path.as_str(), file.bytes)).collect())]
             }
         };
         let plan = parquet_plan(&url, source, groups, projection, order);
-        let context = Arc::new(TaskContext::default().with_runtime(Arc::clone(&lake.runtime)));
+        let context = Arc::new(TaskContext::default().with_runtime(Arc::clone(&self.runtime)));
         let batches = execute_stream(plan, context)?.map_err(LakeError::from);
         let mut reader = Reader {
-            live: Arc::clone(lake.database.live()),
-            districts: Arc::clone(&lake.districts),
+            live: Arc::clone(self.database.live()),
+            districts: Arc::clone(&self.districts),
             selection: selection.clone(),
             devices: HashMap::new(),
         };

@@ -283,7 +283,7 @@ pub(super) fn batch(tier: Tier, date: i32, rows: &[Row]) -> RecordBatch {
 
 /// Columns of a file with those of their partition before them.
 fn in_partition(tier: Tier, date: i32, columns: Vec<ArrayRef>) -> RecordBatch {
-    let rows = columns.first().map_or(0, |column| column.len());
+    let rows = columns.first().map_or(0, Array::len);
     let tiers = deltalake::arrow::array::StringArray::from_iter_values(std::iter::repeat_n(tier.word(), rows));
     let dates = deltalake::arrow::array::PrimitiveArray::<Date32Type>::from_value(date, rows);
     let mut all: Vec<ArrayRef> = vec![Arc::new(tiers), Arc::new(dates)];
