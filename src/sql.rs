@@ -3,7 +3,9 @@
 //! | file | holds |
 //! |---|---|
 //! | `tables` | which tables there are; the one place where further ones are registered |
-//! | `observation` | history and the log's tail as one table: what is pushed down to the lake's scan |
+//! | `observation` | history and the log's tail as one table |
+//! | `rollup` | buckets of 15 minutes, hours and days as tables |
+//! | `conditions`, `scan` | what a statement asks of names and times goes down to the lake; the leaf of a plan that reads it |
 //! | `views` | devices, latest values, properties, districts, alerts, quarantine |
 //! | `functions` | `time_bucket`, `local_time`, `buckets`, `distance_m`, `district_at` |
 //! | `encode` | answers as JSON, NDJSON, CSV, Arrow and Parquet |
@@ -18,11 +20,14 @@
 //! - **Bounded.** Time, rows, bytes, memory, disk and statements at once have limits ([`config::Sql`](crate::config::Sql)); what goes
 //!   beyond is an error, never a shorter answer. Dropping an [`Answer`] ends all its work.
 
+mod conditions;
 mod encode;
 mod error;
 mod functions;
 mod observation;
 pub mod postgres;
+mod rollup;
+mod scan;
 mod statement;
 mod tables;
 #[cfg(test)]
@@ -35,8 +40,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use datafusion_postgres::datafusion_pg_catalog::setup_pg_catalog;
 use datafusion_postgres::datafusion_pg_catalog::pg_catalog::context::EmptyContextProvider;
+use datafusion_postgres::datafusion_pg_catalog::setup_pg_catalog;
 use deltalake::arrow::array::RecordBatch;
 use deltalake::arrow::datatypes::SchemaRef;
 use deltalake::datafusion::execution::SendableRecordBatchStream;
@@ -228,7 +233,7 @@ impl Engine {
         if self.limits.spill_mib_max == 0 {
             return;
         }
-        let Ok(free) = disk_free(&self.spill.folder) else { return };
+        let Some(free) = disk_free(&self.spill.folder) else { return };
         let room = free.saturating_sub(self.spill.disk_reserve_bytes) + disk.used_disk_space();
         if let Err(error) = disk.set_max_temp_directory_size(room.min(self.limits.spill_mib_max << 20)) {
             tracing::warn!(%error, "cannot limit what statements put on the disk");

@@ -172,9 +172,20 @@ struct LakeState {
     ordered: u64,
     /// Last commit of the late lane that it holds.
     late: u64,
+    rollups: RollupState,
     /// What fails.
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<LakeFailure>,
+}
+
+/// The rollups of the store.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+struct RollupState {
+    files: usize,
+    bytes: u64,
+    rows: u64,
+    /// Local days times properties that are answered from observations: today's, and what was touched since it was rolled up.
+    touched: usize,
 }
 
 /// Work of the store that fails and is tried again.
@@ -261,6 +272,12 @@ impl Status {
                 rows: lake.rows,
                 ordered: lake.position.ordered,
                 late: lake.position.late,
+                rollups: RollupState {
+                    files: lake.rollup_files,
+                    bytes: lake.rollup_bytes,
+                    rows: lake.rollup_rows,
+                    touched: lake.touched_units,
+                },
                 failure,
             },
             influxdb,

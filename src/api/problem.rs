@@ -12,9 +12,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::alert::DeskError;
+use crate::model::WindowsError;
 use crate::query::aggregate::AggregateError;
 use crate::query::ask::AskError;
-use crate::query::window::WindowsError;
 use crate::state::StateError;
 use crate::store::LakeError;
 
@@ -436,7 +436,9 @@ impl From<LakeError> for Problem {
             LakeError::State(error) => error.into(),
             LakeError::Stopped => Self::new(Kind::Stopping, ""),
             LakeError::Delta(_) | LakeError::Influx(_) => Self::logged(Kind::StoreUnavailable, &error),
-            LakeError::Location(_) | LakeError::Sync(_) | LakeError::Query(_) | LakeError::Unknown { .. } => Self::internal(&error),
+            LakeError::Location(_) | LakeError::Remote(_) | LakeError::Sync(_) | LakeError::Query(_) | LakeError::Unknown { .. } => {
+                Self::internal(&error)
+            }
         }
     }
 }
@@ -458,7 +460,7 @@ impl From<AskError> for Problem {
             | AskError::TooManyMeters { .. }
             | AskError::Aggregate(AggregateError::TooManySlots { .. } | AggregateError::TooManyRows { .. })
             | AskError::TooManyKinds(_) => Self::new(Kind::QuestionTooLarge, error.to_string()),
-            AskError::Aggregate(AggregateError::Unordered { .. }) => Self::internal(&error),
+            AskError::Aggregate(AggregateError::Unordered { .. } | AggregateError::Moved { .. }) => Self::internal(&error),
             AskError::Store(error) => error.into(),
             AskError::Stopped => Self::new(Kind::Stopping, ""),
         }

@@ -102,6 +102,9 @@ pub(super) fn values(config: &Config, problems: &mut Vec<Problem>) {
     if config.ingest.http.past_trusted_max.is_some_and(|trusted_max| trusted_max > config.ingest.http.past_max) {
         report("ingest.http.past_trusted_max", "must not exceed past_max");
     }
+    if config.ingest.http.name.as_str() == SourceName::IMPORT {
+        report("ingest.http.name", TAKEN);
+    }
     let mut names: HashSet<&str> = HashSet::from_iter([config.ingest.http.name.as_str()]);
     for (index, source) in sources.iter().enumerate() {
         for (key, problem) in source_problems(source) {
@@ -110,9 +113,15 @@ pub(super) fn values(config: &Config, problems: &mut Vec<Problem>) {
         if !names.insert(source.name.as_str()) {
             report(&format!("ingest.sources[{index}].name"), "appears twice");
         }
+        if source.name.as_str() == SourceName::IMPORT {
+            report(&format!("ingest.sources[{index}].name"), TAKEN);
+        }
     }
     api(config, &mut report);
 }
+
+/// Of a name that is not the city's to give.
+const TAKEN: &str = "is the name of what comes from files of observations";
 
 fn influxdb(config: &Config, report: &mut impl FnMut(&str, &str)) {
     if !config.stores.contains(&StoreName::Lake) {
@@ -238,7 +247,8 @@ fn api(config: &Config, report: &mut impl FnMut(&str, &str)) {
             report(key, "is not a loopback address: configure api.tokens first (`conca token` makes one)");
         }
         if api.certificate_file.is_none() && !api.plaintext {
-            let problem = "is not a loopback address: give certificate_file and key_file, or say plaintext = true behind a proxy that ends TLS";
+            let problem =
+                "is not a loopback address: give certificate_file and key_file, or say plaintext = true behind a proxy that ends TLS";
             report(key, problem);
         }
     }

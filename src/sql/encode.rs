@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use deltalake::arrow::array::{Array as _, ArrayRef, AsArray as _, RecordBatch, StringArray};
+use deltalake::arrow::array::{ArrayRef, AsArray as _, RecordBatch, StringArray};
 use deltalake::arrow::compute::cast;
 use deltalake::arrow::csv;
 use deltalake::arrow::datatypes::{DataType, Schema, SchemaRef};

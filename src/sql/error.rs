@@ -135,9 +135,7 @@ fn failure(error: DataFusionError) -> Result<SqlError, DataFusionError> {
                 Err(source) => Err(DataFusionError::External(source)),
             },
         },
-        DataFusionError::Context(context, source) => {
-            failure(*source).map_err(|source| DataFusionError::Context(context, Box::new(source)))
-        }
+        DataFusionError::Context(context, source) => failure(*source).map_err(|source| DataFusionError::Context(context, Box::new(source))),
         other => Err(other),
     }
 }
@@ -152,8 +150,14 @@ fn written(text: &str) -> Option<(u64, u64)> {
 
 /// Without what the engine says of itself.
 fn plain(text: &str) -> String {
-    const PREFIXES: [&str; 6] =
-        ["Error during planning: ", "Execution error: ", "Schema error: ", "Arrow error: ", "SQL error: ", "This feature is not implemented: "];
+    const PREFIXES: [&str; 6] = [
+        "Error during planning: ",
+        "Execution error: ",
+        "Schema error: ",
+        "Arrow error: ",
+        "SQL error: ",
+        "This feature is not implemented: ",
+    ];
     let text = PREFIXES.iter().find_map(|prefix| text.strip_prefix(prefix)).unwrap_or(text);
     match text.strip_prefix("ParserError(\"").and_then(|text| text.strip_suffix("\")")) {
         Some(text) => text.replace("\\\"", "\""),

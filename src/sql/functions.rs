@@ -1,4 +1,4 @@
-//! Functions of our own. Windows of time are those of [`crate::query::window`], so that statements and other answers agree.
+//! Functions of our own. Windows of time are those of [`crate::model::Windows`], so that statements and other answers agree.
 //!
 //! | function | gives |
 //! |---|---|
@@ -13,13 +13,11 @@
 
 use std::sync::Arc;
 
-use deltalake::arrow::array::{Array as _, ArrayRef, AsArray as _, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use deltalake::arrow::array::{ArrayRef, AsArray as _, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use deltalake::arrow::datatypes::{DataType, Field, Float64Type, IntervalUnit, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use deltalake::datafusion::catalog::{MemTable, TableFunctionArgs, TableFunctionImpl, TableProvider};
 use deltalake::datafusion::error::DataFusionError;
-use deltalake::datafusion::logical_expr::{
-    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
-};
+use deltalake::datafusion::logical_expr::{ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 use deltalake::datafusion::prelude::SessionContext;
 use deltalake::datafusion::scalar::ScalarValue;
 use jiff::tz::TimeZone;
@@ -27,7 +25,7 @@ use jiff::tz::TimeZone;
 use super::Sources;
 use super::observation::instant;
 use crate::model::{Districts, Position, Timestamp};
-use crate::query::window::{WindowSize, Windows};
+use crate::model::{WindowSize, Windows};
 
 /// Windows that a batch of times may lie in before each time's own is looked for.
 const WINDOWS_MAX: usize = 100_000;
@@ -225,7 +223,7 @@ fn size_of(value: &ScalarValue) -> Result<WindowSize, DataFusionError> {
             _ => return refuse("a size is a text such as '15m' or an interval"),
         },
     };
-    word.parse().or_else(|error: crate::query::window::InvalidWindowSize| refuse(error.to_string()))
+    word.parse().or_else(|error: crate::model::InvalidWindowSize| refuse(error.to_string()))
 }
 
 /// `15 minutes` as `15m`.
@@ -246,13 +244,11 @@ fn short(text: &str) -> String {
 /// Where the windows begin that hold some times.
 fn bucket(size: WindowSize, zone: &TimeZone, times: &TimestampMicrosecondArray) -> Result<TimestampMicrosecondArray, DataFusionError> {
     let instant = Timestamp::from_micros_clamped;
-    let windows = |first: i64, last: i64, count_max: usize| {
-        Windows::new(size, zone, instant(first), instant(last.saturating_add(1)), count_max)
-    };
+    let windows =
+        |first: i64, last: i64, count_max: usize| Windows::new(size, zone, instant(first), instant(last.saturating_add(1)), count_max);
     let known = times.iter().flatten();
-    let range = known.fold(None, |range: Option<(i64, i64)>, time| {
-        Some(range.map_or((time, time), |(first, last)| (first.min(time), last.max(time))))
-    });
+    let range = known
+        .fold(None, |range: Option<(i64, i64)>, time| Some(range.map_or((time, time), |(first, last)| (first.min(time), last.max(time)))));
     let shared = range.and_then(|(first, last)| windows(first, last, WINDOWS_MAX).ok());
     let mut hint = 0;
     let mut start_of = |time: i64| -> Result<i64, DataFusionError> {

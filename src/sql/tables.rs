@@ -8,12 +8,15 @@ use deltalake::datafusion::error::DataFusionError;
 use deltalake::datafusion::prelude::SessionContext;
 
 use super::observation::Observations;
+use super::rollup::{self, Rollup};
 use super::{Sources, views};
 
-/// Makes every table known. A table that follows the lake in another grain, such as a rollup, is registered here like `observation`: it
-/// finds the statement's [`Snapshot`](crate::store::Snapshot) as [`Observations`] does.
+/// Makes every table known.
 pub(super) fn register(context: &SessionContext, sources: &Arc<Sources>) -> Result<(), DataFusionError> {
     context.register_table("observation", Arc::new(Observations::new(Arc::clone(sources))))?;
+    for (name, comment, tier) in rollup::ALL {
+        context.register_table(name, Arc::new(Rollup::new(Arc::clone(sources), tier, comment)))?;
+    }
     for view in &views::ALL {
         context.register_table(view.name, views::provider(view, sources)?)?;
     }

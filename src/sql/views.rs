@@ -3,7 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use deltalake::arrow::array::{ArrayRef, BinaryArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use deltalake::arrow::array::{
+    ArrayRef, BinaryArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
 use deltalake::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use deltalake::datafusion::catalog::TableProvider;
 use deltalake::datafusion::catalog::streaming::StreamingTable;
@@ -283,14 +285,8 @@ fn devices(sources: Arc<Sources>) -> Pages {
     Box::new(move || {
         let Some(after) = next.take() else { return Ok(None) };
         let limit = PAGE_ROWS.min(sources.query.page_rows_max);
-        let question = DeviceQuestion {
-            properties: Vec::new(),
-            filter: Filter::default(),
-            presences: Vec::new(),
-            registered: None,
-            after,
-            limit,
-        };
+        let question =
+            DeviceQuestion { properties: Vec::new(), filter: Filter::default(), presences: Vec::new(), registered: None, after, limit };
         let list = sources.answers().devices(&question).map_err(|error| DataFusionError::External(Box::new(error)))?;
         next = list.next.map(Some);
         let rows = list.devices;
@@ -429,8 +425,9 @@ fn quarantine(sources: Arc<Sources>) -> Pages {
 
 fn comments(sources: &Arc<Sources>) -> Vec<ArrayRef> {
     let observation = super::observation::Observations::new(Arc::clone(sources)).schema();
-    let tables = [("observation", COMMENT, observation)];
-    let tables = tables.into_iter().chain(ALL.iter().map(|view| (view.name, view.comment, view.schema())));
+    let rollups = super::rollup::ALL.map(|(name, comment, _tier)| (name, comment, super::rollup::schema()));
+    let tables = [("observation", COMMENT, observation)].into_iter().chain(rollups);
+    let tables = tables.chain(ALL.iter().map(|view| (view.name, view.comment, view.schema())));
     let mut rows: Vec<(&str, Option<String>, String)> = Vec::new();
     for (table, comment, schema) in tables {
         rows.push((table, None, comment.to_owned()));

@@ -1,4 +1,4 @@
-//! The lake's own work in the background: flush, merge, compaction, retention, vacuum.
+//! The lake's own work in the background: flush, merge, compaction, rollups, retention, vacuum.
 //!
 //! One loop does one thing at a time. What fails is tried again with growing pauses, shows in the status and in metrics,
 //! and never stops intake by itself: only a log that grows too long does.
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Lake, LakeError, Maintenance};
 use crate::metrics::{Metrics, Work, WorkLabels};
 use crate::model::{Clock, Timestamp};
+use crate::rollup::Tier;
 use crate::state::Database;
 
 /// When what is done.
@@ -30,6 +31,8 @@ pub struct Schedule {
     pub maintain_every: Duration,
     /// How long observations are kept; `None` means for ever.
     pub kept: Option<Duration>,
+    /// How long rollups of a tier are kept; `None` means for ever.
+    pub kept_rollups: [(Tier, Option<Duration>); 3],
     /// Files that no version has used for so long are deleted.
     pub vacuum_after: Duration,
     /// Bytes of quarantined messages that are kept.
@@ -122,7 +125,10 @@ impl Keeper {
 
     async fn maintain(&self, stop: &CancellationToken) -> bool {
         let mut is_well = self.work(Work::Compact, stop).await;
-        if self.schedule.kept.is_some() {
+        // What is dropped is never rolled up again.
+        let is_rolled_up = self.work(Work::RollUp, stop).await;
+        is_well &= is_rolled_up;
+        if is_rolled_up && !stop.is_cancelled() {
             is_well &= self.work(Work::Retain, stop).await;
         }
         let (database, bytes_max, oldest) =
@@ -172,10 +178,14 @@ impl Keeper {
             Work::Merge => self.lake.merge().await,
             Work::Compact => self.lake.compact(&self.maintenance, now).await,
             Work::Flush => self.lake.flush().await.map(|_rows| 0),
-            Work::Retain => match self.schedule.kept {
-                Some(kept) => self.lake.drop_before(now.minus(kept)).await.map(|_files| 0),
-                None => Ok(0),
-            },
+            Work::RollUp => self.lake.roll_up(now).await,
+            Work::Retain => {
+                if let Some(kept) = self.schedule.kept {
+                    self.lake.drop_before(now.minus(kept)).await?;
+                }
+                let oldest = self.schedule.kept_rollups.map(|(tier, kept)| (tier, kept.map(|kept| now.minus(kept))));
+                self.lake.drop_rollups(&oldest).await.map(|_files| 0)
+            }
             Work::Vacuum => self.lake.vacuum(self.schedule.vacuum_after).await.map(|_files| 0),
         }
     }

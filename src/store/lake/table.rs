@@ -224,26 +224,22 @@ pub(super) struct Change {
 /// Commits a change and makes it durable: files, commit and their folders are synced, since the local object store
 /// does not. Returns the table at the new version.
 pub(super) async fn commit(table: &DeltaTable, change: Change) -> Result<DeltaTable, LakeError> {
-    let paths: Vec<String> = change.adds.iter().map(|add| add.path.clone()).collect();
     let operation = if change.rearranged {
         DeltaOperation::Optimize { predicate: None, target_size: 0 }
     } else {
-        DeltaOperation::Write { mode: SaveMode::Append, partition_by: Some(vec![DATE.to_owned()]), predicate: None }
+        let partition_by = table.snapshot()?.metadata().partition_columns().to_vec();
+        DeltaOperation::Write { mode: SaveMode::Append, partition_by: Some(partition_by), predicate: None }
     };
-    let actions = change
-        .removes
-        .into_iter()
-        .map(Action::Remove)
-        .chain(change.adds.into_iter().map(|add| Action::Add(Add { data_change: !change.rearranged, ..add })))
-        .collect();
+    // Files must be durable before a commit names them.
+    let adds = sync_files(table, change.adds).await?;
+    let adds = adds.into_iter().map(|add| Action::Add(Add { data_change: !change.rearranged, ..add }));
+    let actions = change.removes.into_iter().map(Action::Remove).chain(adds).collect();
     let transactions = change
         .transactions
         .into_iter()
         .map(|(id, version)| Transaction::new(id, i64::try_from(version).expect("commits never reach 2^63")))
         .collect();
     let properties = CommitProperties::default().with_application_transactions(transactions);
-    // Files must be durable before a commit names them.
-    sync_files(table, paths.clone()).await?;
     let finalized =
         CommitBuilder::from(properties).with_actions(actions).build(Some(table.snapshot()?), table.log_store(), operation).await?;
     sync_commit(table, finalized.version()).await?;
@@ -253,17 +249,19 @@ pub(super) async fn commit(table: &DeltaTable, change: Change) -> Result<DeltaTa
 }
 
 /// The folder of a table on this machine's disk; none for an object store, which is durable by contract.
-fn local_folder(table: &DeltaTable) -> Option<PathBuf> {
+pub(super) fn local_folder(table: &DeltaTable) -> Option<PathBuf> {
     table.table_url().to_file_path().ok()
 }
 
-async fn sync_files(table: &DeltaTable, paths: Vec<String>) -> Result<(), LakeError> {
-    let Some(folder) = local_folder(table) else { return Ok(()) };
+/// Makes files durable, and notes the digest of each beside its name: what is read years later can be held against it.
+async fn sync_files(table: &DeltaTable, mut adds: Vec<Add>) -> Result<Vec<Add>, LakeError> {
+    let Some(folder) = local_folder(table) else { return Ok(adds) };
     blocking(move || {
         let mut folders: Vec<PathBuf> = Vec::new();
-        for path in paths {
-            let file = folder.join(path);
+        for add in &mut adds {
+            let file = folder.join(&add.path);
             File::open(&file)?.sync_all()?;
+            add.tags.get_or_insert_default().insert(DIGEST.to_owned(), Some(digest_of(&file)?));
             if let Some(parent) = file.parent()
                 && !folders.iter().any(|known| known == parent)
             {
@@ -273,9 +271,27 @@ async fn sync_files(table: &DeltaTable, paths: Vec<String>) -> Result<(), LakeEr
         for parent in &folders {
             File::open(parent)?.sync_all()?;
         }
-        File::open(&folder)?.sync_all()
+        File::open(&folder)?.sync_all()?;
+        Ok(adds)
     })
     .await
+}
+
+/// The tag of a file that holds its digest.
+pub(super) const DIGEST: &str = "conca.xxh3";
+
+/// XXH3 of a file's bytes, 128 bits, in hexadecimal digits.
+pub(super) fn digest_of(path: &Path) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut digest = xxhash_rust::xxh3::Xxh3::new();
+    let mut part = vec![0; 65_536];
+    loop {
+        let length = std::io::Read::read(&mut file, &mut part)?;
+        match part.get(..length) {
+            Some([]) | None => return Ok(format!("{:032x}", digest.digest128())),
+            Some(bytes) => digest.update(bytes),
+        }
+    }
 }
 
 /// Makes a version's commit file durable; also what an earlier run may have left unsynced.
