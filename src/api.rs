@@ -56,11 +56,11 @@ mod repair;
 mod rules;
 mod sending;
 mod server;
+mod sql;
 mod stream;
 mod unmapped;
 
 use std::future::Future;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
@@ -82,8 +82,10 @@ use crate::mapping::Mapper;
 use crate::metrics::Metrics;
 use crate::model::{Catalogue, Clock, Districts, Timestamp};
 use crate::query::tariff::Tariff;
+use crate::sql::Engine;
 use crate::state::{Database, Reader};
 use crate::store::{History, Influx, Keeper, Lake};
+use crate::tls::TlsError;
 use problem::Problem;
 
 /// The interface cannot be served.
@@ -92,9 +94,9 @@ pub enum ApiError {
     /// The connection of the listener.
     #[error("cannot accept connections")]
     Accept(#[source] std::io::Error),
-    /// What is in a file of the TLS configuration.
-    #[error("{}: {problem}", path.display())]
-    Tls { path: PathBuf, problem: String },
+    /// A certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// What handlers need.
@@ -118,6 +120,8 @@ pub struct Context {
     pub history: History,
     /// Bands and prices of energy.
     pub tariff: Arc<Tariff>,
+    /// Answers statements in SQL.
+    pub sql: Arc<Engine>,
     /// What the lake's upkeep says of itself.
     pub keeper: Arc<Keeper>,
     /// Rules and alerts.
@@ -205,6 +209,7 @@ fn routes() -> OpenApiRouter<Shared> {
         .merge(latest::routes())
         .merge(aggregates::routes())
         .merge(energy::routes())
+        .merge(sql::routes())
         .merge(devices::routes())
         .merge(registry::routes())
         .merge(catalogue::routes())

@@ -34,10 +34,12 @@ use crate::normalise::{Normaliser, TimeBounds};
 use crate::quality::{self, Check, Checks, Neighbourhood};
 use crate::query::tariff::{Tariff, TariffError};
 use crate::rollup::Tier;
+use crate::sql::{self, SqlError, postgres};
 use crate::state::{Database, Live, Reader, StateError};
 use crate::store::{
     Follower, History, Influx, InfluxError, InfluxSettings, Keeper, Lake, LakeError, LakeSettings, STORE_INFLUXDB, Schedule,
 };
+use crate::tls::{self, TlsError};
 
 /// Batches between converter and writer.
 const BATCHES: usize = 2;
@@ -111,6 +113,12 @@ pub enum AppError {
         #[source]
         source: std::io::Error,
     },
+    /// Statements in SQL.
+    #[error("cannot answer statements in SQL")]
+    Sql(#[from] SqlError),
+    /// A certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A part ended by itself.
     #[error("{0} ended by itself")]
     Ended(&'static str),
@@ -157,12 +165,20 @@ pub fn check_files(config: &Config) -> Result<(), AppError> {
     Ok(())
 }
 
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), AppError> {
+    let failed = |source| AppError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
+}
+
 type Parts = JoinSet<(&'static str, Result<(), AppError>)>;
 
 /// A program that has started.
 #[derive(Debug)]
 pub struct Service {
     address: SocketAddr,
+    postgres: Option<SocketAddr>,
     live: Arc<Live>,
     deadline: Duration,
     /// Keeps the pipeline going, also where no source holds it.
@@ -220,12 +236,34 @@ impl Service {
         let listening = Arc::new(Listening::new(statuses.clone(), inlet.depth()));
         let keeper =
             Arc::new(Keeper::new(Arc::clone(&lake), Arc::clone(&database), Arc::clone(&metrics), Arc::clone(&clock), schedule(&config)));
-        let listener =
-            TcpListener::bind(config.api.listen).await.map_err(|source| AppError::Listen { address: config.api.listen, source })?;
-        let address = listener.local_addr().map_err(|source| AppError::Listen { address: config.api.listen, source })?;
+        let (listener, address) = listen(config.api.listen).await?;
+        let sources = sql::Sources {
+            lake: Arc::clone(&lake),
+            live: Arc::clone(database.live()),
+            reader: Arc::clone(&reader),
+            catalogue: Arc::clone(&catalogue),
+            districts: Arc::clone(&districts),
+            clock: Arc::clone(&clock),
+            zone: config.city.zone(),
+            query: config.query.clone(),
+        };
+        let spill = sql::Spill { folder: config.node.data.join("spill"), disk_reserve_bytes: config.intake.disk_reserve_mib << 20 };
+        let sql = Arc::new(sql::Engine::new(Arc::new(sources), config.sql.clone(), spill)?);
+        let postgres = match config.sql.postgres.listen {
+            None => None,
+            Some(address) => {
+                let access = postgres::Access {
+                    tokens: config.api.tokens.clone(),
+                    tls: tls::server_config(&config.api, &[postgres::ALPN])?,
+                    connections_max: config.sql.postgres.connections_max,
+                };
+                Some((listen(address).await?, access))
+            }
+        };
 
         let mut service = Self {
             address,
+            postgres: postgres.as_ref().map(|((_listener, address), _access)| *address),
             live: Arc::clone(database.live()),
             deadline: config.node.stop_deadline.0,
             inlet: None,
@@ -249,6 +287,7 @@ impl Service {
             influx: influx.clone(),
             history,
             tariff,
+            sql: Arc::clone(&sql),
             keeper: Arc::clone(&keeper),
             desk: Arc::clone(&desk),
             gate: Arc::clone(&gate),
@@ -264,6 +303,13 @@ impl Service {
         });
         let interface = api::serve(listener, context)?;
         service.interface.spawn(async move { ("the interface", interface.await.map_err(AppError::Api)) });
+        if let Some(((listener, _address), access)) = postgres {
+            let stop = service.stop_interface.clone();
+            service.interface.spawn(async move {
+                postgres::serve(listener, sql, access, stop).await;
+                ("the PostgreSQL protocol", Ok(()))
+            });
+        }
 
         let stop = service.stop_background.clone();
         service.background.spawn(async move {
@@ -360,6 +406,11 @@ impl Service {
     /// Where the interface listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where PostgreSQL's protocol is spoken, if anywhere.
+    pub fn postgres(&self) -> Option<SocketAddr> {
+        self.postgres
     }
 
     /// The newest phenomenon time that is stored and not ahead of the clock; none while nothing is.

@@ -25,6 +25,7 @@
 //! | [`sql`] | statement → rows: history and state as tables, read-only |
 //! | [`alert`] | rules over observations and the clock → alerts; the core is pure |
 //! | [`api`] | HTTP |
+//! | [`tls`] | the certificate of the listeners |
 //! | [`app`] | wiring: queues, threads, start and stop order |
 //! | [`keep`] | backup, restore and examination of what is kept; export and import |
 //! | [`demo`] | all of it with an embedded broker and a simulated city |
@@ -54,6 +55,7 @@ pub mod rollup;
 pub mod sql;
 pub mod state;
 pub mod store;
+pub mod tls;
 
 /// An error with all its causes, for the one place where it is logged or shown to an operator.
 pub fn error_chain(error: &dyn std::error::Error) -> String {

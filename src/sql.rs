@@ -53,16 +53,18 @@ use deltalake::datafusion::execution::session_state::{SessionState, SessionState
 use deltalake::datafusion::physical_plan::execute_stream;
 use deltalake::datafusion::prelude::SessionConfig;
 use deltalake::datafusion::scalar::ScalarValue;
+use deltalake::datafusion::sql::sqlparser::ast::Statement as Tree;
 use futures::{Stream, StreamExt as _};
 use hashbrown::HashMap;
 use jiff::tz::TimeZone;
 use parking_lot::Mutex;
+use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 use url::Url;
 
 pub use encode::Encoding;
-pub use error::{Place, SqlError};
+pub use error::{Place, Sort, SqlError};
 pub use statement::Statement;
 
 use crate::config;
@@ -190,7 +192,10 @@ impl Engine {
 
     /// Understands a statement, without running it.
     pub async fn prepare(&self, sql: &str) -> Result<Statement, SqlError> {
-        let tree = statement::parse(sql)?;
+        self.prepare_tree(sql, statement::parse(sql)?).await
+    }
+
+    async fn prepare_tree(&self, sql: &str, tree: Tree) -> Result<Statement, SqlError> {
         let plan = statement::plan(&self.session(), sql, &tree).await?;
         Ok(Statement::new(sql, tree, plan))
     }
@@ -201,14 +206,14 @@ impl Engine {
         &self,
         caller: &str,
         statement: &Statement,
-        parameters: Vec<ScalarValue>,
+        parameters: Vec<impl Into<ScalarValue>>,
         timeout: Option<Duration>,
     ) -> Result<Answer, SqlError> {
         let timeout = timeout.map_or(self.limits.timeout.0, |timeout| timeout.min(self.limits.timeout.0));
         let deadline = Instant::now() + timeout;
         let turn = self.turn(caller, deadline).await?;
         let (rows_max, bytes_max) = (self.limits.rows_max, self.limits.answer_mib_max << 20);
-        let began = tokio::time::timeout_at(deadline, self.begin(statement, parameters)).await;
+        let began = tokio::time::timeout_at(deadline, self.begin(statement, parameters.into_iter().map(Into::into).collect())).await;
         let (schema, batches) = began.map_err(|_elapsed| SqlError::Timeout(timeout))??;
         let sleep = Box::pin(tokio::time::sleep_until(deadline));
         Ok(Answer { schema, batches, sleep, timeout, rows: 0, rows_max, bytes: 0, bytes_max, _turn: turn })
@@ -245,6 +250,34 @@ impl Engine {
         let place = tokio::time::timeout_at(deadline, Arc::clone(&self.places).acquire_owned()).await;
         let place = place.map_err(|_elapsed| SqlError::Busy)?.expect("the semaphore is never closed");
         Ok(Turn { _place: place, _own: own })
+    }
+}
+
+/// A value of a statement's `$1`, `$2` …
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum Parameter {
+    /// None.
+    Null(()),
+    /// True or false.
+    Truth(bool),
+    /// A whole number.
+    Whole(i64),
+    /// Any number.
+    Number(f64),
+    /// A text; times too.
+    Text(String),
+}
+
+impl From<Parameter> for ScalarValue {
+    fn from(parameter: Parameter) -> Self {
+        match parameter {
+            Parameter::Null(()) => Self::Null,
+            Parameter::Truth(truth) => Self::Boolean(Some(truth)),
+            Parameter::Whole(number) => Self::Int64(Some(number)),
+            Parameter::Number(number) => Self::Float64(Some(number)),
+            Parameter::Text(text) => Self::Utf8(Some(text)),
+        }
     }
 }
 

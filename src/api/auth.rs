@@ -3,7 +3,7 @@
 //! - **Without tokens** whoever is on this machine may do everything: the configuration allows that on loopback only. A web
 //!   page in this machine's browser must not be "whoever": the `Host` must be a loopback name or address, so that no page
 //!   can point a name of its own at us (DNS rebinding), and what changes something must be a `PUT` or `DELETE`, or declare its
-//!   body as JSON or CSV: a page of another origin cannot send these without asking first (CSRF).
+//!   body as JSON, CSV or SQL: a page of another origin cannot send these without asking first (CSRF).
 //! - **With tokens** every request brings one: `Authorization: Bearer …` or `Token …`. Only hashes are compared.
 //!
 //! Roles grow: write, read, operate, admin. Every address needs read, except what [`is_open`] lists and what takes a
@@ -95,9 +95,10 @@ pub(super) fn check_origin(api: &config::Api, method: &Method, uri: &Uri, header
     // Devices send what they have. A browser says where its page comes from (Fetch, 3.2).
     let is_page = headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site");
     let is_free = super::sending::is_sending(uri.path()) && !is_page;
-    let asks_first = matches!(*method, Method::PUT | Method::DELETE) || super::body::is_json(headers) || super::body::is_csv(headers);
+    let is_declared = super::body::is_json(headers) || super::body::is_csv(headers) || super::body::is_sql(headers);
+    let asks_first = matches!(*method, Method::PUT | Method::DELETE) || is_declared;
     if !method.is_safe() && !is_free && !asks_first {
-        return Err(Problem::new(Kind::UnsupportedMediaType, "what changes something must be declared as application/json or text/csv"));
+        return Err(Problem::new(Kind::UnsupportedMediaType, "what changes something must be declared as application/json, application/sql or text/csv"));
     }
     Ok(())
 }

@@ -46,6 +46,19 @@ pub(super) fn is_csv(headers: &HeaderMap) -> bool {
     is_declared(headers, "text/csv")
 }
 
+/// Whether the body is declared as SQL (RFC 6922).
+pub(super) fn is_sql(headers: &HeaderMap) -> bool {
+    is_declared(headers, "application/sql")
+}
+
+/// An SQL body as a text.
+pub(super) async fn sql_text(request: Request, shared: &Shared) -> Result<String, Problem> {
+    if !is_sql(request.headers()) {
+        return Err(Problem::new(Kind::UnsupportedMediaType, "the content type must be application/sql or application/json"));
+    }
+    text(request, shared).await
+}
+
 fn is_declared(headers: &HeaderMap, media_type: &str) -> bool {
     let declared = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     declared.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(media_type)

@@ -30,8 +30,21 @@ pub(crate) enum Format {
     GeoJson,
 }
 
-impl Format {
+/// What answers may be asked for in.
+pub(crate) trait Offered: Copy + 'static {
+    /// Where nothing that is offered was asked for.
+    const DEFAULT: Self;
+
     /// The word for `?format=`.
+    fn word(self) -> &'static str;
+
+    /// What `Accept` may ask for.
+    fn media_types(self) -> &'static [&'static str];
+}
+
+impl Offered for Format {
+    const DEFAULT: Self = Self::Json;
+
     fn word(self) -> &'static str {
         match self {
             Self::Json => "json",
@@ -41,17 +54,6 @@ impl Format {
         }
     }
 
-    /// What `Content-Type` says.
-    pub(crate) fn content_type(self) -> &'static str {
-        match self {
-            Self::Json => "application/json",
-            Self::NdJson => "application/x-ndjson",
-            Self::Csv => "text/csv; charset=utf-8; header=present",
-            Self::GeoJson => "application/geo+json",
-        }
-    }
-
-    /// What `Accept` may ask for.
     fn media_types(self) -> &'static [&'static str] {
         match self {
             Self::Json => &["application/json"],
@@ -62,8 +64,20 @@ impl Format {
     }
 }
 
+impl Format {
+    /// What `Content-Type` says.
+    pub(crate) fn content_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::NdJson => "application/x-ndjson",
+            Self::Csv => "text/csv; charset=utf-8; header=present",
+            Self::GeoJson => "application/geo+json",
+        }
+    }
+}
+
 /// The offered format that was asked for: by its word, else by `Accept` (RFC 9110, 12.5.1), else the first.
-pub(super) fn negotiate(word: Option<&str>, accept: &[HeaderValue], offered: &[Format]) -> Result<Format, Problem> {
+pub(super) fn negotiate<F: Offered>(word: Option<&str>, accept: &[HeaderValue], offered: &[F]) -> Result<F, Problem> {
     let refuse = || {
         let words: Vec<String> = offered
             .iter()
@@ -79,7 +93,7 @@ pub(super) fn negotiate(word: Option<&str>, accept: &[HeaderValue], offered: &[F
     if ranges.is_empty() {
         return offered.first().copied().ok_or_else(refuse);
     }
-    let mut best: Option<(Format, f32)> = None;
+    let mut best: Option<(F, f32)> = None;
     for format in offered {
         let quality = format.media_types().iter().map(|media| quality(&ranges, media)).fold(0.0, f32::max);
         if quality > best.map_or(0.0, |(_format, quality)| quality) {
@@ -171,7 +185,7 @@ impl Line<'_> {
 }
 
 /// Whether a spreadsheet would take a text for a formula; apostrophes in front of it count as part of it.
-fn is_formula(text: &str) -> bool {
+pub(super) fn is_formula(text: &str) -> bool {
     text.trim_start_matches('\'').starts_with(['=', '+', '-', '@', '\t', '\r'])
 }
 
@@ -235,7 +249,7 @@ fn whole(format: Format, bytes: Vec<u8>) -> Response {
     with_type(format.content_type(), Body::from(bytes))
 }
 
-fn with_type(content_type: &'static str, body: Body) -> Response {
+pub(super) fn with_type(content_type: &'static str, body: Body) -> Response {
     let headers = [(header::CONTENT_TYPE, HeaderValue::from_static(content_type)), (header::VARY, HeaderValue::from_static("accept"))];
     (headers, body).into_response()
 }

@@ -89,7 +89,7 @@ async fn admit(State(shared): State<Shared>, mut request: Request, next: Next) -
 async fn contain(State(shared): State<Shared>, request: Request, next: Next) -> Response {
     let config = &shared.context.config;
     // The body arrives, then the question is asked.
-    let longest = config.api.request_timeout.0 + config.query.timeout.0 + MARGIN;
+    let longest = config.api.request_timeout.0 + config.query.timeout.0.max(config.sql.timeout.0) + MARGIN;
     match tokio::time::timeout(longest, AssertUnwindSafe(next.run(request)).catch_unwind()).await {
         Ok(Ok(response)) => response,
         Ok(Err(panic)) => Problem::unexpected(panic_text(panic.as_ref())).into_response(),

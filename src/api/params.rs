@@ -21,7 +21,7 @@ use jiff::tz::TimeZone;
 use url::form_urlencoded;
 
 use super::Shared;
-use super::formats::{self, Format};
+use super::formats::{self, Offered};
 use super::problem::{Kind, Problem, Violation};
 use crate::model::{DurationText, Position, Timestamp};
 use crate::store::Area;
@@ -241,14 +241,13 @@ impl Query {
     }
 
     /// In which format to answer: by `?format=`, else by `Accept`, else the first one offered.
-    pub(crate) fn format(&mut self, offered: &'static [Format]) -> Format {
-        let first = offered.first().copied().unwrap_or(Format::Json);
+    pub(crate) fn format<F: Offered>(&mut self, offered: &[F]) -> F {
         let asked = self.text("format");
         match formats::negotiate(asked.as_deref(), &self.accept, offered) {
             Ok(format) => format,
             Err(problem) => {
                 self.not_acceptable = Some(problem);
-                first
+                F::DEFAULT
             }
         }
     }

@@ -58,6 +58,8 @@ pub(crate) enum Kind {
     InvalidRegistry,
     /// The thing is another than the caller looked at.
     PreconditionFailed,
+    /// A statement is not understood, or does more than read.
+    InvalidStatement,
     /// The question makes no sense, for this property for instance.
     InvalidQuestion,
     /// The question would take more than questions may.
@@ -82,7 +84,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub(super) const ALL: [Self; 27] = [
+    pub(super) const ALL: [Self; 28] = [
         Self::InvalidParameters,
         Self::InvalidBody,
         Self::Unauthenticated,
@@ -100,6 +102,7 @@ impl Kind {
         Self::InvalidRules,
         Self::InvalidRegistry,
         Self::PreconditionFailed,
+        Self::InvalidStatement,
         Self::InvalidQuestion,
         Self::QuestionTooLarge,
         Self::TooManyRequests,
@@ -195,6 +198,12 @@ impl Kind {
                 "Changed by somebody else",
                 "`If-Match` or `If-None-Match` does not hold any more: look at it again, then decide.",
             ),
+            Self::InvalidStatement => (
+                S::BAD_REQUEST,
+                "invalid-statement",
+                "The statement cannot be answered",
+                "`errors` says what is wrong, and where in the statement. Only one statement that reads is possible.",
+            ),
             Self::InvalidQuestion => (
                 S::UNPROCESSABLE_ENTITY,
                 "invalid-question",
@@ -205,7 +214,7 @@ impl Kind {
                 S::UNPROCESSABLE_ENTITY,
                 "question-too-large",
                 "The question is too large",
-                "Ask for less time, fewer devices, or larger steps; limits are in `query` and `lake.memory_mib` of the configuration.",
+                "Ask for less time, fewer devices, or larger steps; limits are in `query`, `sql` and `lake.memory_mib` of the configuration.",
             ),
             Self::TooManyRequests => {
                 (S::TOO_MANY_REQUESTS, "too-many-requests", "Too many requests", "Wait as long as `Retry-After` says.")
@@ -222,7 +231,7 @@ impl Kind {
             }
             Self::NoSpace => (S::SERVICE_UNAVAILABLE, "no-space", "The disk is full", "Nothing has changed. Make room, then try again."),
             Self::Busy => (S::SERVICE_UNAVAILABLE, "busy", "Busy", "As many questions or streams as are allowed are under way. Try again."),
-            Self::Timeout => (S::SERVICE_UNAVAILABLE, "timeout", "It took too long", "Ask for less, or raise `query.timeout`."),
+            Self::Timeout => (S::SERVICE_UNAVAILABLE, "timeout", "It took too long", "Ask for less, or raise `query.timeout` or `sql.timeout`."),
             Self::Stopping => (S::SERVICE_UNAVAILABLE, "stopping", "The server is stopping", "Try again once it runs."),
         }
     }

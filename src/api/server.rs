@@ -8,7 +8,6 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as Poller, Poll, ready};
@@ -16,9 +15,6 @@ use std::time::Duration;
 
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use axum_server::{AddrListener, Address, Handle, Server};
-use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -26,7 +22,6 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{ApiError, Context};
-use crate::config;
 
 /// What is under way when the program stops gets so long.
 const GRACE: Duration = Duration::from_secs(5);
@@ -45,7 +40,7 @@ pub(super) fn serve(
     listener: TcpListener,
     context: Arc<Context>,
 ) -> Result<impl Future<Output = Result<(), ApiError>> + Send + 'static, ApiError> {
-    let tls = tls(&context.config.api)?;
+    let tls = crate::tls::server_config(&context.config.api, &["h2", "http/1.1"])?;
     Ok(async move {
         let (handle, stop) = (Handle::new(), context.stop.clone());
         let server = bounded(listener, &context).handle(handle.clone());
@@ -58,13 +53,14 @@ pub(super) fn serve(
 }
 
 fn bounded(listener: TcpListener, context: &Context) -> Server<Peer> {
-    let (api, query) = (&context.config.api, &context.config.query);
+    let api = &context.config.api;
+    let answer_max = context.config.query.timeout.0.max(context.config.sql.timeout.0);
     let request_timeout = api.request_timeout.0;
     let bounded = Bounded {
         listener,
         places: Arc::new(Semaphore::new(api.connections_max)),
         // Nothing moves while a question is answered.
-        idle_max: request_timeout + query.timeout.0 + GRACE,
+        idle_max: request_timeout + answer_max + GRACE,
     };
     let mut server = Server::from_listener(bounded).first_request_timeout(request_timeout).accept_error_handler(|peer, error| {
         if let Some(peer) = peer {
@@ -90,22 +86,6 @@ async fn until(serving: impl Future<Output = io::Result<()>>, handle: Handle<Pee
         ended = serving => ended.map_err(ApiError::Accept),
         () = tell => Ok(()),
     }
-}
-
-fn tls(api: &config::Api) -> Result<Option<Arc<ServerConfig>>, ApiError> {
-    let (Some(certificates), Some(key)) = (&api.certificate_file, &api.key_file) else { return Ok(None) };
-    let problem = |path: &Path, problem: String| ApiError::Tls { path: path.to_owned(), problem };
-    let chain = CertificateDer::pem_file_iter(certificates).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let chain = chain.map_err(|error| problem(certificates, error.to_string()))?;
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| problem(key, error.to_string()))?;
-    let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("ring speaks TLS 1.2 and 1.3")
-        .with_no_client_auth()
-        .with_single_cert(chain, private)
-        .map_err(|error| problem(certificates, error.to_string()))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Some(Arc::new(config)))
 }
 
 /// Who is at the other end.

@@ -47,9 +47,16 @@ impl Statement {
         self.plan.schema().as_arrow()
     }
 
-    /// The plan that it was understood by.
-    pub(super) fn understood(&self) -> &LogicalPlan {
-        &self.plan
+    /// The types of `$1`, `$2` …, where the statement tells them.
+    pub(super) fn parameter_types(&self) -> Result<Vec<Option<DataType>>, SqlError> {
+        let types = self.plan.get_parameter_types().map_err(|error| SqlError::of(error, &self.sql))?;
+        let mut numbered = Vec::with_capacity(types.len());
+        for (name, kind) in types {
+            let number: usize = name.trim_start_matches('$').parse().unwrap_or(usize::MAX);
+            numbered.push((number, kind));
+        }
+        numbered.sort_unstable_by_key(|(number, _kind)| *number);
+        Ok(numbered.into_iter().map(|(_number, kind)| kind).collect())
     }
 
     pub(super) async fn plan(&self, state: &SessionState) -> Result<LogicalPlan, SqlError> {
