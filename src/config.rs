@@ -420,7 +420,7 @@ pub struct Postgres {
     /// Where it listens, `127.0.0.1:5432` for instance. Left out: nowhere. For addresses the same holds as for `api.listen`.
     #[schemars(with = "Option<String>")]
     pub listen: Option<SocketAddr>,
-    /// Connections at the same time; further ones are refused.
+    /// Connections at the same time; further ones wait.
     #[schemars(range(min = 1, max = 10_000))]
     pub connections_max: usize,
 }

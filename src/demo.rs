@@ -72,7 +72,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
         backfill,
         until: None,
     };
-    print(&welcome(&options, service.address(), broker.address(), backfill, now))?;
+    print(&welcome(&options, [service.address(), broker.address()], service.postgres(), backfill, now))?;
 
     let (progress, told) = watch::channel(fleet::Progress::default());
     let (stop_fleet, stop_service) = (CancellationToken::new(), CancellationToken::new());
@@ -114,6 +114,7 @@ fn config(options: &Options, broker: SocketAddr) -> anyhow::Result<Config> {
     config.node.data.clone_from(&options.data);
     config.alerts.rules = Some(rules);
     config.api.listen = free(options.listen);
+    config.sql.postgres.listen = Some(free(SocketAddr::new(options.listen.ip(), POSTGRES_PORT)));
     Ok(config)
 }
 
@@ -125,7 +126,14 @@ fn free(address: SocketAddr) -> SocketAddr {
     }
 }
 
-fn welcome(options: &Options, interface: SocketAddr, broker: SocketAddr, backfill: Duration, now: Timestamp) -> String {
+fn welcome(
+    options: &Options,
+    [interface, broker]: [SocketAddr; 2],
+    postgres: Option<SocketAddr>,
+    backfill: Duration,
+    now: Timestamp,
+) -> String {
+    let sql = postgres.map_or_else(String::new, |at| format!("postgresql://demo@{at}/conca"));
     let incidents = fleet::incident::INCIDENTS.iter().map(|incident| format!("  {} {}\n", zoned(now, incident.from), incident.title));
     let incidents = incidents.collect::<Vec<_>>().concat();
     format!(
@@ -134,6 +142,7 @@ fn welcome(options: &Options, interface: SocketAddr, broker: SocketAddr, backfil
   interface  http://{interface}/docs      (every question, to try out)
   status     http://{interface}/status
   broker     mqtt://{broker}              (publish to conca/v1/<domain>/<kind>/<device>)
+  SQL        {sql}  (psql, Grafana, DBeaver, …; POST /v1/sql does the same)
 
 Ask it:
   curl -s 'http://{interface}/v1/latest?property=pm10&format=csv' | head
@@ -142,6 +151,7 @@ Ask it:
   curl -s 'http://{interface}/v1/alerts?status=active'
   curl -s 'http://{interface}/v1/ledger?format=csv'
   curl -sN 'http://{interface}/v1/stream?property=noise' | head -20
+  psql {sql} -c 'SELECT district, round(avg(mean)::numeric, 1) AS pm10 FROM rollup_1h WHERE property = '\\''pm10'\\'' AND trusted GROUP BY district ORDER BY pm10 DESC'
 
 Send it something (from the package mosquitto-clients):
   mosquitto_pub -h {host} -p {port} -q 1 -t conca/v1/environment/air-station/mine -m '{{\"time\":\"{now}\",\"position\":{{\"lon\":13.36,\"lat\":38.11}},\"readings\":{{\"pm10\":31.2,\"temperature\":{{\"value\":64.9,\"unit\":\"[degF]\"}}}}}}'
@@ -189,6 +199,9 @@ async fn tell_progress(mut progress: watch::Receiver<fleet::Progress>, stop: Can
 fn print(text: &str) -> anyhow::Result<()> {
     writeln!(std::io::stdout(), "{text}").context("cannot write to standard output")
 }
+
+/// Where clients of PostgreSQL look first.
+const POSTGRES_PORT: u16 = 5_432;
 
 /// Loopback, where the demo's broker listens.
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;

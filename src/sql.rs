@@ -17,6 +17,8 @@
 //!   function that makes a long text or list out of a short one.
 //! - **One snapshot.** However often a statement names `observation`, it sees one table version and exactly the log rows that it lacks.
 //!   The other views are read when the statement comes to them.
+//! - **In the background.** Statements run on threads of their own, half as many as there are processors: however one keeps them busy, intake
+//!   and the interface go on.
 //! - **Bounded.** Time, rows, bytes, memory, disk and statements at once have limits ([`config::Sql`](crate::config::Sql)); what goes
 //!   beyond is an error, never a shorter answer. Dropping an [`Answer`] ends all its work.
 
@@ -30,10 +32,9 @@ mod rollup;
 mod scan;
 mod statement;
 mod tables;
-#[cfg(test)]
-mod tests;
 mod views;
 
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -44,6 +45,7 @@ use datafusion_postgres::datafusion_pg_catalog::pg_catalog::context::EmptyContex
 use datafusion_postgres::datafusion_pg_catalog::setup_pg_catalog;
 use deltalake::arrow::array::RecordBatch;
 use deltalake::arrow::datatypes::SchemaRef;
+use deltalake::datafusion::error::DataFusionError;
 use deltalake::datafusion::execution::SendableRecordBatchStream;
 use deltalake::datafusion::execution::context::SessionContext;
 use deltalake::datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
@@ -59,8 +61,10 @@ use hashbrown::HashMap;
 use jiff::tz::TimeZone;
 use parking_lot::Mutex;
 use serde::Deserialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, Sleep};
+use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
 pub use encode::Encoding;
@@ -123,6 +127,8 @@ pub struct Engine {
     sources: Arc<Sources>,
     limits: config::Sql,
     spill: Spill,
+    /// The threads that statements run on.
+    threads: Option<Runtime>,
     places: Arc<Semaphore>,
     callers: Arc<Mutex<HashMap<String, usize>>>,
 }
@@ -138,6 +144,9 @@ pub const DATABASE: &str = "conca";
 
 /// The name of the schema that holds all tables.
 const SCHEMA: &str = "public";
+
+/// Batches that are made before the client takes them.
+const BATCHES_AHEAD: usize = 2;
 
 /// Functions of which a short statement can make a text or list of any length, outside of what the memory's limit sees.
 const UNBOUNDED: [&str; 4] = ["array_repeat", "array_resize", "lpad", "repeat"];
@@ -157,13 +166,19 @@ impl Engine {
                 DiskManagerBuilder::default().with_mode(mode).with_max_temp_directory_size(mib_max << 20)
             }
         };
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let threads_count = (cores / 2).max(1);
+        let threads = Builder::new_multi_thread().worker_threads(threads_count).thread_name("sql").enable_all().build();
         let runtime = RuntimeEnvBuilder::new()
             .with_memory_pool(Arc::new(FairSpillPool::new(limits.memory_mib << 20)))
             .with_disk_manager_builder(disk)
             .build_arc()?;
         // Files of this machine are known to every new runtime.
         runtime.deregister_object_store(&Url::parse("file://").expect("an address"))?;
-        let mut config = SessionConfig::new().with_default_catalog_and_schema(DATABASE, SCHEMA).with_information_schema(true);
+        let mut config = SessionConfig::new()
+            .with_default_catalog_and_schema(DATABASE, SCHEMA)
+            .with_information_schema(true)
+            .with_target_partitions(threads_count);
         config.options_mut().sql_parser.collect_spans = true;
         let state = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
         let context = SessionContext::new_with_state(state);
@@ -176,6 +191,7 @@ impl Engine {
         Ok(Self {
             state: context.state(),
             sources,
+            threads: Some(threads.map_err(SqlError::Threads)?),
             places: Arc::new(Semaphore::new(limits.concurrent_max)),
             callers: Arc::default(),
             limits,
@@ -212,24 +228,34 @@ impl Engine {
         let timeout = timeout.map_or(self.limits.timeout.0, |timeout| timeout.min(self.limits.timeout.0));
         let deadline = Instant::now() + timeout;
         let turn = self.turn(caller, deadline).await?;
-        let (rows_max, bytes_max) = (self.limits.rows_max, self.limits.answer_mib_max << 20);
-        let began = tokio::time::timeout_at(deadline, self.begin(statement, parameters.into_iter().map(Into::into).collect())).await;
-        let (schema, batches) = began.map_err(|_elapsed| SqlError::Timeout(timeout))??;
-        let sleep = Box::pin(tokio::time::sleep_until(deadline));
-        Ok(Answer { schema, batches, sleep, timeout, rows: 0, rows_max, bytes: 0, bytes_max, _turn: turn })
-    }
-
-    async fn begin(&self, statement: &Statement, parameters: Vec<ScalarValue>) -> Result<(SchemaRef, SendableRecordBatchStream), SqlError> {
         self.spare_disk();
-        let state = self.session();
-        let plan = statement.plan(&state).await?;
-        let plan = statement::with_parameters(plan, parameters, statement.sql())?;
-        let begun = async {
-            let physical = state.create_physical_plan(&plan).await?;
-            execute_stream(physical, state.task_ctx())
+        let (state, statement) = (self.session(), statement.clone());
+        let parameters = parameters.into_iter().map(Into::into).collect();
+        let (begun, schema) = oneshot::channel();
+        let (sender, batches) = mpsc::channel(BATCHES_AHEAD);
+        let work = async move {
+            // Held until the work is over: one that computes for long without a pause outlives its answer for a moment.
+            let _turn = turn;
+            match begin(&state, &statement, parameters).await {
+                Err(error) => drop(begun.send(Err(error))),
+                Ok(mut stream) => {
+                    drop(begun.send(Ok(stream.schema())));
+                    while let Some(batch) = stream.next().await {
+                        let batch = batch.map_err(|error| SqlError::of(error, statement.sql()));
+                        if sender.send(batch).await.is_err() {
+                            break;
+                        }
+                    }
+                }
+            }
         };
-        let stream = begun.await.map_err(|error| SqlError::of(error, statement.sql()))?;
-        Ok((stream.schema(), stream))
+        let threads = self.threads.as_ref().ok_or(SqlError::Cancelled)?;
+        let work = AbortOnDropHandle::new(threads.spawn(work));
+        let schema = tokio::time::timeout_at(deadline, schema).await.map_err(|_elapsed| SqlError::Timeout(timeout))?;
+        let schema = schema.map_err(|_gone| panicked())??;
+        let sleep = Box::pin(tokio::time::sleep_until(deadline));
+        let (rows_max, bytes_max) = (self.limits.rows_max, self.limits.answer_mib_max << 20);
+        Ok(Answer { schema, batches, work, sleep, timeout, rows: 0, rows_max, bytes: 0, bytes_max, is_over: false })
     }
 
     /// What statements put on the disk must not take what intake needs.
@@ -251,6 +277,24 @@ impl Engine {
         let place = place.map_err(|_elapsed| SqlError::Busy)?.expect("the semaphore is never closed");
         Ok(Turn { _place: place, _own: own })
     }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if let Some(threads) = self.threads.take() {
+            threads.shutdown_background();
+        }
+    }
+}
+
+async fn begin(state: &SessionState, statement: &Statement, parameters: Vec<ScalarValue>) -> Result<SendableRecordBatchStream, SqlError> {
+    let plan = statement.plan(state).await?;
+    let plan = statement::with_parameters(plan, parameters, statement.sql())?;
+    let begun = async {
+        let physical = state.create_physical_plan(&plan).await?;
+        execute_stream(physical, state.task_ctx())
+    };
+    begun.await.map_err(|error| SqlError::of(error, statement.sql()))
 }
 
 /// A value of a statement's `$1`, `$2` …
@@ -323,14 +367,16 @@ impl Drop for Own {
 /// The rows of an answer as they come; they end with an error where a limit is reached.
 pub struct Answer {
     schema: SchemaRef,
-    batches: SendableRecordBatchStream,
+    batches: mpsc::Receiver<Result<RecordBatch, SqlError>>,
+    /// Ends with the answer.
+    work: AbortOnDropHandle<()>,
     sleep: Pin<Box<Sleep>>,
     timeout: Duration,
     rows: usize,
     rows_max: usize,
     bytes: usize,
     bytes_max: usize,
-    _turn: Turn,
+    is_over: bool,
 }
 
 impl std::fmt::Debug for Answer {
@@ -343,11 +389,25 @@ impl Stream for Answer {
     type Item = Result<RecordBatch, SqlError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        let batch = ready!(self.poll_batch(context));
+        self.is_over = !matches!(batch, Some(Ok(_)));
+        Poll::Ready(batch)
+    }
+}
+
+impl Answer {
+    fn poll_batch(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<RecordBatch, SqlError>>> {
         if self.sleep.as_mut().poll(context).is_ready() {
             return Poll::Ready(Some(Err(SqlError::Timeout(self.timeout))));
         }
-        let Some(batch) = ready!(self.batches.poll_next_unpin(context)) else { return Poll::Ready(None) };
-        let batch = batch.map_err(|error| SqlError::of(error, ""))?;
+        let Some(batch) = ready!(self.batches.poll_recv(context)) else {
+            // Rows that end because the work panicked are not all.
+            return Pin::new(&mut self.work).poll(context).map(|ended| ended.err().map(|_panicked| Err(panicked())));
+        };
+        let batch = batch?;
         self.rows += batch.num_rows();
         self.bytes += batch.get_array_memory_size();
         if self.rows > self.rows_max {
@@ -358,4 +418,8 @@ impl Stream for Answer {
         }
         Poll::Ready(Some(Ok(batch)))
     }
+}
+
+fn panicked() -> SqlError {
+    DataFusionError::Internal("the work on the statement panicked".to_owned()).into()
 }

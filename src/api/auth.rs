@@ -98,7 +98,10 @@ pub(super) fn check_origin(api: &config::Api, method: &Method, uri: &Uri, header
     let is_declared = super::body::is_json(headers) || super::body::is_csv(headers) || super::body::is_sql(headers);
     let asks_first = matches!(*method, Method::PUT | Method::DELETE) || is_declared;
     if !method.is_safe() && !is_free && !asks_first {
-        return Err(Problem::new(Kind::UnsupportedMediaType, "what changes something must be declared as application/json, application/sql or text/csv"));
+        return Err(Problem::new(
+            Kind::UnsupportedMediaType,
+            "what changes something must be declared as application/json, application/sql or text/csv",
+        ));
     }
     Ok(())
 }

@@ -231,7 +231,9 @@ impl Kind {
             }
             Self::NoSpace => (S::SERVICE_UNAVAILABLE, "no-space", "The disk is full", "Nothing has changed. Make room, then try again."),
             Self::Busy => (S::SERVICE_UNAVAILABLE, "busy", "Busy", "As many questions or streams as are allowed are under way. Try again."),
-            Self::Timeout => (S::SERVICE_UNAVAILABLE, "timeout", "It took too long", "Ask for less, or raise `query.timeout` or `sql.timeout`."),
+            Self::Timeout => {
+                (S::SERVICE_UNAVAILABLE, "timeout", "It took too long", "Ask for less, or raise `query.timeout` or `sql.timeout`.")
+            }
             Self::Stopping => (S::SERVICE_UNAVAILABLE, "stopping", "The server is stopping", "Try again once it runs."),
         }
     }

@@ -102,9 +102,8 @@ async fn ask_sql(
     params: Params,
     statement: StatementBody,
 ) -> Result<Response, Problem> {
-    let encoding = params.read(|query| {
-        query.format(&[Encoding::Json, Encoding::NdJson, Encoding::Csv, Encoding::Arrow, Encoding::Parquet])
-    })?;
+    let encoding =
+        params.read(|query| query.format(&[Encoding::Json, Encoding::NdJson, Encoding::Csv, Encoding::Arrow, Encoding::Parquet]))?;
     let StatementBody { sql, parameters } = statement;
     let statement = context.sql.prepare(&sql).await?;
     if let (Encoding::Json | Encoding::NdJson, Some(column)) = (encoding, statement.ambiguous_column()) {
@@ -148,7 +147,7 @@ impl From<SqlError> for Problem {
             SqlError::Busy => Self::new(Kind::Busy, error.to_string()).retry_after(Duration::from_secs(1)),
             SqlError::Lake(error) => error.into(),
             SqlError::State(error) => error.into(),
-            SqlError::Engine(_) | SqlError::Folder(_) => Self::internal(&error),
+            SqlError::Engine(_) | SqlError::Threads(_) | SqlError::Folder(_) => Self::internal(&error),
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::model::{Catalogue, Clock, Districts, ManualClock, Message, Service, SourceName, Timestamp};
 use crate::normalise::{Normaliser, TimeBounds};
 use crate::quality::Checks;
+use crate::sql::{Engine, Sources, Spill};
 use crate::state::{Database, Reader};
 use crate::store::{History, Keeper, Lake, LakeSettings, Schedule};
 
@@ -30,6 +31,7 @@ mod frame;
 mod history;
 mod messages;
 mod registry;
+mod sql;
 mod stream;
 
 /// The instant at which a town begins: 2023-11-14T22:13:20Z.
@@ -99,6 +101,18 @@ impl Town {
         let lake = Arc::new(lake);
         let desk =
             Desk::open(Arc::clone(&database), Arc::clone(&catalogue), Arc::clone(&districts), Arc::clone(&any_clock), &work, None).unwrap();
+        let sources = Sources {
+            lake: Arc::clone(&lake),
+            live: Arc::clone(database.live()),
+            reader: Arc::clone(&reader),
+            catalogue: Arc::clone(&catalogue),
+            districts: Arc::clone(&districts),
+            clock: Arc::clone(&any_clock),
+            zone: config.city.zone(),
+            query: config.query.clone(),
+        };
+        let spill = Spill { folder: folder.path().join("spill"), disk_reserve_bytes: 0 };
+        let sql = Arc::new(Engine::new(Arc::new(sources), config.sql.clone(), spill).unwrap());
         let metrics = Arc::new(Metrics::default());
         let second = Duration::from_secs(1);
         let schedule = Schedule {
@@ -126,6 +140,7 @@ impl Town {
             lake,
             influx: None,
             tariff: Arc::new(crate::query::tariff::Tariff::built_in()),
+            sql,
             keeper: Arc::new(keeper),
             desk: Arc::new(desk),
             gate: Arc::new(Gate::new(limits)),

@@ -74,6 +74,9 @@ pub enum SqlError {
     /// The query engine failed.
     #[error("the query engine failed")]
     Engine(#[source] DataFusionError),
+    /// The threads that statements run on.
+    #[error("cannot start the threads that statements run on")]
+    Threads(#[source] std::io::Error),
     /// The folder for what is larger than the memory.
     #[error("cannot make the folder for what is larger than the memory")]
     Folder(#[source] std::io::Error),

@@ -8,9 +8,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use deltalake::arrow::array::{
-    ArrayRef, AsArray as _, BooleanArray, Float64Array, RecordBatch, RecordBatchOptions, StringViewArray,
-};
+use deltalake::arrow::array::{ArrayRef, AsArray as _, BooleanArray, Float64Array, RecordBatch, RecordBatchOptions, StringViewArray};
 use deltalake::arrow::datatypes::{DataType, Field, Float64Type, Int16Type, Int64Type, Schema, SchemaRef};
 use deltalake::arrow::error::ArrowError;
 use deltalake::datafusion::catalog::{Session, TableProvider};

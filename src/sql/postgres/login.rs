@@ -102,13 +102,8 @@ impl Login {
     {
         let (number, secret) = self.numbers.generate(client);
         client.set_pid_and_secret_key(number, secret.clone());
-        let session = Arc::new(Session {
-            user: user(client),
-            number,
-            secret,
-            statement: Mutex::default(),
-            sessions: Arc::clone(&self.sessions),
-        });
+        let session =
+            Arc::new(Session { user: user(client), number, secret, statement: Mutex::default(), sessions: Arc::clone(&self.sessions) });
         self.sessions.0.lock().insert(number, Arc::downgrade(&session));
         client.session_extensions().insert(session);
         finish_authentication(client, &self.parameters).await

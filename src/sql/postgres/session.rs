@@ -73,7 +73,7 @@ fn error(error: &SqlError, sql: &str) -> PgWireError {
         SqlError::TooLarge(_) | SqlError::Lake(LakeError::TooLarge(_)) => "53200",
         SqlError::Timeout(_) | SqlError::Cancelled => "57014",
         SqlError::TooMany { .. } | SqlError::Busy => "53300",
-        SqlError::Lake(_) | SqlError::State(_) | SqlError::Engine(_) | SqlError::Folder(_) => {
+        SqlError::Lake(_) | SqlError::State(_) | SqlError::Engine(_) | SqlError::Threads(_) | SqlError::Folder(_) => {
             let id = uuid::Uuid::new_v4();
             tracing::error!(%id, error = crate::error_chain(error), "a statement failed");
             return refusal("ERROR", "XX000", format!("{error}; the log tells more under {id}"));
@@ -277,9 +277,7 @@ impl QueryParser for Statements {
 
     fn get_result_schema(&self, prepared: &Prepared, format: Option<&Format>) -> PgWireResult<Vec<FieldInfo>> {
         match prepared {
-            Prepared::Reading(statement) => {
-                arrow_schema_to_pg_fields(statement.schema(), format.unwrap_or(&Format::UnifiedText), None)
-            }
+            Prepared::Reading(statement) => arrow_schema_to_pg_fields(statement.schema(), format.unwrap_or(&Format::UnifiedText), None),
             Prepared::Session(tree) => Ok(match tree.as_ref() {
                 Tree::ShowVariable { variable } => {
                     let name = variable.iter().map(|word| word.value.to_lowercase()).collect::<Vec<_>>().join("_");
