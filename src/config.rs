@@ -393,7 +393,7 @@ pub struct Sql {
     /// Statements at the same time; further ones wait, up to the timeout.
     #[schemars(range(min = 1, max = 1_000))]
     pub concurrent_max: usize,
-    /// Of these, statements of one caller; further ones are refused.
+    /// Of these, statements of one caller; further ones wait, up to the timeout.
     #[schemars(range(min = 1, max = 1_000))]
     pub concurrent_per_caller_max: usize,
     /// Rows of one answer; more are an error, never left out.

@@ -6,6 +6,7 @@
 //! | `observation` | history and the log's tail as one table |
 //! | `rollup` | buckets of 15 minutes, hours and days as tables |
 //! | `conditions`, `scan` | what a statement asks of names and times goes down to the lake; the leaf of a plan that reads it |
+//! | `stop` | ends work that nobody waits for any more |
 //! | `views` | devices, latest values, properties, districts, alerts, quarantine |
 //! | `functions` | `time_bucket`, `local_time`, `buckets`, `distance_m`, `district_at` |
 //! | `encode` | answers as JSON, NDJSON, CSV, Arrow and Parquet |
@@ -17,8 +18,8 @@
 //!   function that makes a long text or list out of a short one.
 //! - **One snapshot.** However often a statement names `observation`, it sees one table version and exactly the log rows that it lacks.
 //!   The other views are read when the statement comes to them.
-//! - **In the background.** Statements run on threads of their own, half as many as there are processors: however one keeps them busy, intake
-//!   and the interface go on.
+//! - **In the background.** Statements run on threads of their own, and one on half of these: however one keeps them busy, intake, the
+//!   interface and other statements go on.
 //! - **Bounded.** Time, rows, bytes, memory, disk and statements at once have limits ([`config::Sql`](crate::config::Sql)); what goes
 //!   beyond is an error, never a shorter answer. Dropping an [`Answer`] ends all its work.
 
@@ -31,13 +32,14 @@ pub mod postgres;
 mod rollup;
 mod scan;
 mod statement;
+mod stop;
 mod tables;
 mod views;
 
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -64,6 +66,7 @@ use serde::Deserialize;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, Sleep};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
@@ -130,7 +133,8 @@ pub struct Engine {
     /// The threads that statements run on.
     threads: Option<Runtime>,
     places: Arc<Semaphore>,
-    callers: Arc<Mutex<HashMap<String, usize>>>,
+    /// Places of each caller with statements under way.
+    callers: Mutex<HashMap<String, Weak<Semaphore>>>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -167,7 +171,7 @@ impl Engine {
             }
         };
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let threads_count = (cores / 2).max(1);
+        let threads_count = cores.max(2);
         let threads = Builder::new_multi_thread().worker_threads(threads_count).thread_name("sql").enable_all().build();
         let runtime = RuntimeEnvBuilder::new()
             .with_memory_pool(Arc::new(FairSpillPool::new(limits.memory_mib << 20)))
@@ -178,7 +182,7 @@ impl Engine {
         let mut config = SessionConfig::new()
             .with_default_catalog_and_schema(DATABASE, SCHEMA)
             .with_information_schema(true)
-            .with_target_partitions(threads_count);
+            .with_target_partitions(threads_count / 2);
         config.options_mut().sql_parser.collect_spans = true;
         let state = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
         let context = SessionContext::new_with_state(state);
@@ -193,7 +197,7 @@ impl Engine {
             sources,
             threads: Some(threads.map_err(SqlError::Threads)?),
             places: Arc::new(Semaphore::new(limits.concurrent_max)),
-            callers: Arc::default(),
+            callers: Mutex::default(),
             limits,
             spill,
         })
@@ -233,10 +237,12 @@ impl Engine {
         let parameters = parameters.into_iter().map(Into::into).collect();
         let (begun, schema) = oneshot::channel();
         let (sender, batches) = mpsc::channel(BATCHES_AHEAD);
+        let over = CancellationToken::new();
+        let stop = over.clone();
         let work = async move {
             // Held until the work is over: one that computes for long without a pause outlives its answer for a moment.
             let _turn = turn;
-            match begin(&state, &statement, parameters).await {
+            match begin(&state, &statement, parameters, &stop).await {
                 Err(error) => drop(begun.send(Err(error))),
                 Ok(mut stream) => {
                     drop(begun.send(Ok(stream.schema())));
@@ -251,11 +257,12 @@ impl Engine {
         };
         let threads = self.threads.as_ref().ok_or(SqlError::Cancelled)?;
         let work = AbortOnDropHandle::new(threads.spawn(work));
+        let over = over.drop_guard();
         let schema = tokio::time::timeout_at(deadline, schema).await.map_err(|_elapsed| SqlError::Timeout(timeout))?;
         let schema = schema.map_err(|_gone| panicked())??;
         let sleep = Box::pin(tokio::time::sleep_until(deadline));
         let (rows_max, bytes_max) = (self.limits.rows_max, self.limits.answer_mib_max << 20);
-        Ok(Answer { schema, batches, work, sleep, timeout, rows: 0, rows_max, bytes: 0, bytes_max, is_over: false })
+        Ok(Answer { schema, batches, work, _over: over, sleep, timeout, rows: 0, rows_max, bytes: 0, bytes_max, is_over: false })
     }
 
     /// What statements put on the disk must not take what intake needs.
@@ -272,10 +279,23 @@ impl Engine {
     }
 
     async fn turn(&self, caller: &str, deadline: Instant) -> Result<Turn, SqlError> {
-        let own = Own::new(&self.callers, caller, self.limits.concurrent_per_caller_max)?;
-        let place = tokio::time::timeout_at(deadline, Arc::clone(&self.places).acquire_owned()).await;
-        let place = place.map_err(|_elapsed| SqlError::Busy)?.expect("the semaphore is never closed");
-        Ok(Turn { _place: place, _own: own })
+        let own = {
+            let mut callers = self.callers.lock();
+            callers.retain(|_caller, places| places.strong_count() > 0);
+            let known = callers.get(caller).and_then(Weak::upgrade);
+            known.unwrap_or_else(|| {
+                let places = Arc::new(Semaphore::new(self.limits.concurrent_per_caller_max));
+                callers.insert(caller.to_owned(), Arc::downgrade(&places));
+                places
+            })
+        };
+        let waited = tokio::time::timeout_at(deadline, async {
+            let own = own.acquire_owned().await;
+            (own, Arc::clone(&self.places).acquire_owned().await)
+        });
+        let (own, place) = waited.await.map_err(|_elapsed| SqlError::Busy)?;
+        let open = "the semaphore is never closed";
+        Ok(Turn { _place: place.expect(open), _own: own.expect(open) })
     }
 }
 
@@ -287,12 +307,17 @@ impl Drop for Engine {
     }
 }
 
-async fn begin(state: &SessionState, statement: &Statement, parameters: Vec<ScalarValue>) -> Result<SendableRecordBatchStream, SqlError> {
+async fn begin(
+    state: &SessionState,
+    statement: &Statement,
+    parameters: Vec<ScalarValue>,
+    stop: &CancellationToken,
+) -> Result<SendableRecordBatchStream, SqlError> {
     let plan = statement.plan(state).await?;
     let plan = statement::with_parameters(plan, parameters, statement.sql())?;
     let begun = async {
         let physical = state.create_physical_plan(&plan).await?;
-        execute_stream(physical, state.task_ctx())
+        execute_stream(stop::stoppable(physical, stop)?, state.task_ctx())
     };
     begun.await.map_err(|error| SqlError::of(error, statement.sql()))
 }
@@ -329,39 +354,7 @@ impl From<Parameter> for ScalarValue {
 #[derive(Debug)]
 struct Turn {
     _place: OwnedSemaphorePermit,
-    _own: Own,
-}
-
-/// One of a caller's statements.
-#[derive(Debug)]
-struct Own {
-    callers: Arc<Mutex<HashMap<String, usize>>>,
-    caller: String,
-}
-
-impl Own {
-    fn new(callers: &Arc<Mutex<HashMap<String, usize>>>, caller: &str, count_max: usize) -> Result<Self, SqlError> {
-        let mut counts = callers.lock();
-        let count = counts.entry_ref(caller).or_insert(0);
-        if *count >= count_max {
-            return Err(SqlError::TooMany { count_max });
-        }
-        *count += 1;
-        drop(counts);
-        Ok(Self { callers: Arc::clone(callers), caller: caller.to_owned() })
-    }
-}
-
-impl Drop for Own {
-    fn drop(&mut self) {
-        let mut counts = self.callers.lock();
-        if let Some(count) = counts.get_mut(&self.caller) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.caller);
-            }
-        }
-    }
+    _own: OwnedSemaphorePermit,
 }
 
 /// The rows of an answer as they come; they end with an error where a limit is reached.
@@ -370,6 +363,7 @@ pub struct Answer {
     batches: mpsc::Receiver<Result<RecordBatch, SqlError>>,
     /// Ends with the answer.
     work: AbortOnDropHandle<()>,
+    _over: DropGuard,
     sleep: Pin<Box<Sleep>>,
     timeout: Duration,
     rows: usize,

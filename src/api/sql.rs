@@ -91,8 +91,6 @@ impl FromRequest<Shared> for StatementBody {
             (Vec<u8> = "application/vnd.apache.arrow.stream"), (Vec<u8> = "application/vnd.apache.parquet"),
         )),
         (status = 422, description = "The answer would be too large", body = super::problem::Details, content_type = "application/problem+json"),
-        (status = 429, description = "As many of the caller's statements as are allowed are under way", body = super::problem::Details,
-            content_type = "application/problem+json"),
         BodyErrors, Errors,
     )
 )]
@@ -143,7 +141,6 @@ impl From<SqlError> for Problem {
                 Self::new(Kind::QuestionTooLarge, error.to_string())
             }
             SqlError::Timeout(_) | SqlError::Cancelled => Self::new(Kind::Timeout, error.to_string()),
-            SqlError::TooMany { .. } => Self::new(Kind::TooManyRequests, error.to_string()).retry_after(Duration::from_secs(1)),
             SqlError::Busy => Self::new(Kind::Busy, error.to_string()).retry_after(Duration::from_secs(1)),
             SqlError::Lake(error) => error.into(),
             SqlError::State(error) => error.into(),

@@ -56,9 +56,6 @@ pub enum SqlError {
     /// It took too long.
     #[error("it took longer than {0:?}")]
     Timeout(Duration),
-    /// The caller has as many under way as one may have.
-    #[error("{count_max} statements of yours are under way: no more are allowed")]
-    TooMany { count_max: usize },
     /// As many as are allowed were under way for as long as a statement may take.
     #[error("as many statements as are allowed are under way")]
     Busy,
@@ -164,6 +161,6 @@ fn plain(text: &str) -> String {
     let text = PREFIXES.iter().find_map(|prefix| text.strip_prefix(prefix)).unwrap_or(text);
     match text.strip_prefix("ParserError(\"").and_then(|text| text.strip_suffix("\")")) {
         Some(text) => text.replace("\\\"", "\""),
-        None => text.to_owned(),
+        None => text.split(" at Line: ").next().unwrap_or(text).to_owned(),
     }
 }

@@ -11,6 +11,8 @@ use deltalake::datafusion::logical_expr::LogicalPlan;
 use deltalake::datafusion::scalar::ScalarValue;
 use deltalake::datafusion::sql::parser::Statement as Parsed;
 use deltalake::datafusion::sql::sqlparser::ast::Statement as Tree;
+use deltalake::datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use deltalake::datafusion::sql::sqlparser::parser::Parser;
 
 use super::SqlError;
 
@@ -68,7 +70,13 @@ static PARSER: LazyLock<PostgresCompatibilityParser> = LazyLock::new(PostgresCom
 
 /// All statements of a text, in PostgreSQL's grammar, whatever they are.
 pub(super) fn split(sql: &str) -> Result<Vec<Tree>, SqlError> {
-    PARSER.parse(sql).map_err(|error| SqlError::of(DataFusionError::SQL(Box::new(error), None), sql))
+    // Clients that look about in PostgreSQL's catalogue ask what cannot be planned, and get what can; but the places of faults are lost.
+    let trees = if sql.to_ascii_lowercase().contains("pg_") {
+        PARSER.parse(sql)
+    } else {
+        Parser::parse_sql(&PostgreSqlDialect {}, sql).map(|trees| trees.into_iter().map(|tree| PARSER.rewrite(tree)).collect())
+    };
+    trees.map_err(|error| SqlError::of(DataFusionError::SQL(Box::new(error), None), sql))
 }
 
 /// The one statement of a text.

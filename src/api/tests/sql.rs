@@ -165,7 +165,7 @@ async fn what_is_known_now_is_in_tables() {
     let raw = "SELECT reason, encode(payload, 'hex') AS payload FROM quarantine";
     assert_eq!(rows(&town, raw).await[0]["payload"], json!("6e6f74206a736f6e"));
     let undocumented = "SELECT table_name, column_name FROM information_schema.columns c WHERE table_schema = 'public' AND NOT EXISTS \
-        (SELECT 1 FROM column_comment k WHERE k.\"table\" = c.table_name AND k.\"column\" = c.column_name) AND table_name <> 'column_comment'";
+        (SELECT 1 FROM column_comment k WHERE k.table_name = c.table_name AND k.column_name = c.column_name) AND table_name <> 'column_comment'";
     assert_eq!(rows(&town, undocumented).await, json!([]));
 }
 
@@ -177,7 +177,7 @@ async fn answers_come_in_every_form() {
     assert_eq!(
         of("json").await.json(),
         json!({
-            "columns": [{ "name": "device", "type": "Utf8View" }, { "name": "value", "type": "Float64" },
+            "columns": [{ "name": "device", "type": "Utf8" }, { "name": "value", "type": "Float64" },
                 { "name": "time", "type": "Timestamp(µs, \"UTC\")" }],
             "rows": [{ "device": "air-2", "value": 40.0, "time": "2023-11-14T21:00:00Z" }],
         })
@@ -228,8 +228,14 @@ async fn only_one_statement_that_reads_is_answered() {
         let answer = ask(&town, sql).await;
         assert_eq!((answer.status, answer.problem().as_str()), (StatusCode::BAD_REQUEST, "invalid-statement"), "{sql}: {}", answer.text);
     }
-    let faulty = ask(&town, "SELECT value\nFROM observation WHERE colour = 1").await.json();
-    assert_eq!(faulty["errors"][0]["name"], json!("line 2, column 24"));
+    for (sql, place) in [
+        ("SELECT value,\n  FROM observation WHERE", "line 2, column 8"),
+        ("SELECT value FROM\nobservations", "line 2, column 1"),
+        ("SELECT colour FROM observation", "line 1, column 8"),
+    ] {
+        let faulty = ask(&town, sql).await.json();
+        assert_eq!(faulty["errors"][0]["name"], json!(place), "{sql}: {faulty}");
+    }
     let text = town.send(Method::POST, "/v1/sql", &[("content-type", "text/plain")], "SELECT 1").await;
     assert_eq!(text.problem(), "unsupported-media-type");
     assert_eq!(rows(&town, "SELECT count(*) AS n FROM observation").await, json!([{ "n": 62 }]));
@@ -241,16 +247,17 @@ async fn limits_are_errors_and_leave_nothing_behind() {
     assert_eq!(ask(&town, "SELECT count(*) FROM observation").await.status, StatusCode::OK);
     // What fails before the first row has its own status; later the answer is not whole.
     assert_eq!(ask(&town, "SELECT * FROM observation ORDER BY time").await.problem(), "question-too-large");
-    let endless = "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b WHERE a.value + b.value < 0";
+    let endless = "SELECT count(*) FROM generate_series(1, 100000) a, generate_series(1, 100000) b WHERE a.value + b.value < 0";
     let large = "SELECT count(*) FROM (SELECT DISTINCT a.value * 1000 + b.value AS x FROM generate_series(1, 3000) a, generate_series(1, 1000) b) s";
     assert_eq!(ask(&town, large).await.problem(), "question-too-large");
     let (slow, second) = tokio::join!(ask(&town, endless), async {
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-        // Whatever a statement does, the interface goes on.
+        // Whatever a statement does, the interface goes on; another statement of the same caller waits for its turn.
         assert_eq!(town.get("/v1/latest?device=air-1").await.status, StatusCode::OK);
         ask(&town, "SELECT 1 AS one").await
     });
-    assert_eq!((slow.problem().as_str(), second.problem().as_str()), ("timeout", "too-many-requests"));
+    assert_eq!(slow.problem(), "timeout");
+    assert!(second.status == StatusCode::OK || second.problem() == "busy", "{}", second.text);
     // A caller who gives up makes room at the next pause of the work.
     let given_up = tokio::time::timeout(std::time::Duration::from_millis(100), ask(&town, endless)).await;
     assert!(given_up.is_err());

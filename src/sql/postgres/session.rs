@@ -72,7 +72,7 @@ fn error(error: &SqlError, sql: &str) -> PgWireError {
         SqlError::TooManyRows { .. } | SqlError::TooManyBytes { .. } => "54000",
         SqlError::TooLarge(_) | SqlError::Lake(LakeError::TooLarge(_)) => "53200",
         SqlError::Timeout(_) | SqlError::Cancelled => "57014",
-        SqlError::TooMany { .. } | SqlError::Busy => "53300",
+        SqlError::Busy => "53300",
         SqlError::Lake(_) | SqlError::State(_) | SqlError::Engine(_) | SqlError::Threads(_) | SqlError::Folder(_) => {
             let id = uuid::Uuid::new_v4();
             tracing::error!(%id, error = crate::error_chain(error), "a statement failed");
