@@ -163,6 +163,17 @@ struct LogState {
 /// The store.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 struct LakeState {
+    /// The table; left out until it was reached.
+    #[serde(flatten)]
+    table: Option<TableState>,
+    /// What fails.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failure: Option<LakeFailure>,
+}
+
+/// The store's table.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+struct TableState {
     /// Delta version.
     version: u64,
     files: usize,
@@ -172,9 +183,13 @@ struct LakeState {
     ordered: u64,
     /// Last commit of the late lane that it holds.
     late: u64,
-    /// What fails.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    failure: Option<LakeFailure>,
+}
+
+impl TableState {
+    fn of(lake: LakeStatus) -> Self {
+        let LakeStatus { version, files, bytes, rows, position } = lake;
+        Self { version, files, bytes, rows, ordered: position.ordered, late: position.late }
+    }
 }
 
 /// Work of the store that fails and is tried again.
@@ -215,13 +230,13 @@ async fn show_status(State(shared): State<Shared>, params: Params) -> Result<Res
             Ok::<_, Problem>((context.reader.ledger_total()?, context.lake.status()?, influx))
         })
         .await?;
-    let status = Status::of(&shared.context, total, &lake, influx);
+    let status = Status::of(&shared.context, total, lake, influx);
     let code = if status.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Ok((code, formats::json(&status)).into_response())
 }
 
 impl Status {
-    fn of(context: &Context, total: Counts, lake: &LakeStatus, influxdb: Option<InfluxState>) -> Self {
+    fn of(context: &Context, total: Counts, lake: Option<LakeStatus>, influxdb: Option<InfluxState>) -> Self {
         let config = &context.config;
         let now = context.clock.now();
         let (log, devices, sequence) = {
@@ -245,7 +260,7 @@ impl Status {
             version: env!("CARGO_PKG_VERSION"),
             started: context.started,
             now,
-            ready: paused.is_none() && failure.is_none() && sources.iter().all(|source| source.ready),
+            ready: paused.is_none() && failure.is_none() && lake.is_some() && sources.iter().all(|source| source.ready),
             sources,
             intake: IntakeState {
                 paused,
@@ -254,15 +269,7 @@ impl Status {
                 sequence,
             },
             log,
-            lake: LakeState {
-                version: lake.version,
-                files: lake.files,
-                bytes: lake.bytes,
-                rows: lake.rows,
-                ordered: lake.position.ordered,
-                late: lake.position.late,
-                failure,
-            },
+            lake: LakeState { table: lake.map(TableState::of), failure },
             influxdb,
             query_store: config.query_store,
             devices: Bounded { count: devices, max: config.intake.devices_max },

@@ -74,6 +74,9 @@ pub(super) fn values(config: &Config, problems: &mut Vec<Problem>) {
             report(key, "must be above zero");
         }
     }
+    if !is_table_location(&config.lake.url) {
+        report("lake.url", "must be a folder or s3://bucket/prefix");
+    }
     influxdb(config, &mut report);
     if config.intake.linger.0.as_millis() > 1_000 {
         report("intake.linger", "must not exceed 1s: acknowledgements wait for it");
@@ -108,6 +111,12 @@ pub(super) fn values(config: &Config, problems: &mut Vec<Problem>) {
         }
     }
     api(config, &mut report);
+}
+
+/// A folder, or a bucket of S3; user and password in an address would be shown with it.
+fn is_table_location(text: &str) -> bool {
+    let is_bucket = |url: Url| url.scheme() == "s3" && url.has_host() && url.username().is_empty() && url.password().is_none();
+    !text.contains("://") || Url::parse(text).is_ok_and(is_bucket)
 }
 
 fn influxdb(config: &Config, report: &mut impl FnMut(&str, &str)) {

@@ -26,7 +26,7 @@ impl History {
     /// No observation is older; `None` where there is none at all.
     pub async fn oldest_time(&self) -> Result<Option<Timestamp>, LakeError> {
         match self {
-            Self::Lake(lake) => Ok(lake.oldest_time()),
+            Self::Lake(lake) => lake.oldest_time(),
             Self::Influx(influx) => Ok(influx.oldest_time().await?),
         }
     }

@@ -99,8 +99,10 @@ impl Keeper {
                 (state.tail_rows.0, state.tail_rows.1, state.tail_bytes)
             };
             let is_long = bytes >= self.schedule.flush_bytes;
-            let mut is_well = true;
-            if late > 0 && (late >= LATE_ROWS_MAX || is_long || merged.elapsed() >= self.schedule.merge_every) {
+            let mut is_well = self.lake.is_open() || self.work(Work::Open, &stop).await;
+            if !is_well {
+                // Nothing can be done without a table.
+            } else if late > 0 && (late >= LATE_ROWS_MAX || is_long || merged.elapsed() >= self.schedule.merge_every) {
                 // A merge flushes first.
                 is_well &= self.work(Work::Merge, &stop).await;
                 (merged, flushed) = (Instant::now(), Instant::now());
@@ -121,9 +123,12 @@ impl Keeper {
     }
 
     async fn maintain(&self, stop: &CancellationToken) -> bool {
-        let mut is_well = self.work(Work::Compact, stop).await;
-        if self.schedule.kept.is_some() {
-            is_well &= self.work(Work::Retain, stop).await;
+        let mut is_well = true;
+        if self.lake.is_open() {
+            is_well &= self.work(Work::Compact, stop).await;
+            if self.schedule.kept.is_some() {
+                is_well &= self.work(Work::Retain, stop).await;
+            }
         }
         let (database, bytes_max, oldest) =
             (Arc::clone(&self.database), self.schedule.quarantine_bytes_max, self.clock.now().minus(self.schedule.quarantine_kept));
@@ -169,6 +174,7 @@ impl Keeper {
     async fn step(&self, work: Work) -> Result<usize, LakeError> {
         let now = self.clock.now();
         match work {
+            Work::Open => self.lake.reach().await.map(|()| 0),
             Work::Merge => self.lake.merge().await,
             Work::Compact => self.lake.compact(&self.maintenance, now).await,
             Work::Flush => self.lake.flush().await.map(|_rows| 0),

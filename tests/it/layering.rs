@@ -49,11 +49,12 @@ const ALLOWED: [(&str, &[&str]); 20] = [
 ];
 
 /// Crates whose types stay inside one module.
-const OWNED: [(&str, &[&str]); 9] = [
+const OWNED: [(&str, &[&str]); 10] = [
     ("rumqttc", &["ingest"]),
     ("rusqlite", &["state"]),
     ("deltalake", &["store"]),
     ("datafusion", &["store"]),
+    ("object_store", &["store"]),
     ("axum", &["api"]),
     ("axum_server", &["api"]),
     ("tower_http", &["api"]),

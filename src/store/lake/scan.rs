@@ -26,6 +26,7 @@ impl Lake {
     pub fn scan(&self, selection: Selection, order: Order, detail: Detail) -> Result<Chunks, LakeError> {
         let (published, tail) = {
             let published = self.published.read();
+            let published = published.as_ref().ok_or(LakeError::Unopened)?;
             (published.clone(), self.database.live().tail_after(published.position.ordered, published.position.late))
         };
         if selection.from >= selection.to || selection.devices.as_ref().is_some_and(Vec::is_empty) {
