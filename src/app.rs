@@ -29,10 +29,11 @@ use crate::ingest::{self, IngestError, Listening, SourceStatus};
 use crate::intake::{self, Gate, GateLimits, Repeats};
 use crate::mapping::{Dictionary, DocumentError, Mapper};
 use crate::metrics::Metrics;
-use crate::model::{Catalogue, CatalogueError, Clock, Districts, DistrictsError, SourceName, Timestamp};
+use crate::model::{Catalogue, CatalogueError, Clock, Districts, DistrictsError, DurationText, SourceName, Timestamp};
 use crate::normalise::{Normaliser, TimeBounds};
 use crate::quality::{self, Check, Checks, Neighbourhood};
 use crate::query::tariff::{Tariff, TariffError};
+use crate::rollup::Tier;
 use crate::state::{Database, Live, Reader, StateError};
 use crate::store::{
     Follower, History, Influx, InfluxError, InfluxSettings, Keeper, Lake, LakeError, LakeSettings, STORE_INFLUXDB, Schedule,
@@ -308,7 +309,7 @@ impl Service {
                 .sources
                 .iter()
                 .map(|source| (source.name.clone(), route(source)))
-                .chain([http_route(&config.ingest.http)])
+                .chain([http_route(&config.ingest.http), import_route(&config.ingest.http)])
                 .collect(),
             limits: decode::Limits { payload_bytes_max: config.ingest.payload_bytes_max, readings_max: config.ingest.readings_max },
             normaliser: Normaliser::new(Arc::clone(&catalogue), Arc::clone(&districts)),
@@ -325,7 +326,7 @@ impl Service {
             gate,
             listening,
             sources: statuses.clone(),
-            http: config.ingest.http.name.clone(),
+            senders: [config.ingest.http.name.clone(), SourceName::import()],
             waiting: inlet.depth(),
             metrics,
             clock: Arc::clone(&clock),
@@ -483,6 +484,7 @@ fn lake_settings(config: &Config) -> LakeSettings {
         memory_max: config.lake.memory_mib << 20,
         digests: config.intake.digests_kept,
         merge_rows_max: MERGE_ROWS_MAX,
+        zone: config.city.zone(),
     }
 }
 
@@ -503,6 +505,7 @@ fn influx_settings(config: &config::InfluxDb, disk_reserve_mib: u64) -> Option<I
 }
 
 fn schedule(config: &Config) -> Schedule {
+    let kept = |kept: DurationText| Some(kept.0).filter(|kept| !kept.is_zero());
     Schedule {
         flush_rows: config.lake.flush_rows,
         // Half of what may be there, so that intake need not wait for a flush.
@@ -510,7 +513,12 @@ fn schedule(config: &Config) -> Schedule {
         flush_after: config.lake.flush_after.0,
         merge_every: config.lake.merge_every.0,
         maintain_every: config.lake.maintain_every.0,
-        kept: Some(config.lake.kept.0).filter(|kept| !kept.is_zero()),
+        kept: kept(config.lake.kept),
+        kept_rollups: [
+            (Tier::Quarter, kept(config.lake.kept_15m)),
+            (Tier::Hour, kept(config.lake.kept_1h)),
+            (Tier::Day, kept(config.lake.kept_1d)),
+        ],
         vacuum_after: config.lake.vacuum_after.0,
         quarantine_bytes_max: config.intake.quarantine_mib_max << 20,
         quarantine_kept: config.intake.quarantine_kept.0,
@@ -541,6 +549,12 @@ fn http_route(source: &config::HttpSource) -> (SourceName, convert::Route) {
         skew_max: source.skew_max.0,
     };
     (source.name.clone(), convert::Route { forms: forms.collect(), bounds })
+}
+
+/// What `conca import` sends: messages like those of any sender over HTTP.
+fn import_route(source: &config::HttpSource) -> (SourceName, convert::Route) {
+    let (_http, route) = http_route(source);
+    (SourceName::import(), route)
 }
 
 fn source_settings(source: &config::Source, section: &config::Ingest) -> ingest::Settings {

@@ -111,6 +111,13 @@ pub struct City {
     pub tariff: Option<PathBuf>,
 }
 
+impl City {
+    /// Its time zone. The check of the configuration knows that there is one.
+    pub fn zone(&self) -> jiff::tz::TimeZone {
+        jiff::tz::TimeZone::get(&self.time_zone).unwrap_or(jiff::tz::TimeZone::UTC)
+    }
+}
+
 /// Brokers, and what is taken from them.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -293,10 +300,16 @@ pub struct Lake {
     pub flush_after: DurationText,
     /// How often late rows are compared with the table.
     pub merge_every: DurationText,
-    /// How often files are looked over for compaction, retention and vacuum.
+    /// How often files are looked over for compaction, rollups, retention and vacuum.
     pub maintain_every: DurationText,
     /// How long observations are kept, by the day of their phenomenon time. 0s means for ever.
     pub kept: DurationText,
+    /// How long rollups of 15 minutes are kept. 0s means for ever: rollups outlive the observations they are made of.
+    pub kept_15m: DurationText,
+    /// How long rollups of hours are kept. 0s means for ever.
+    pub kept_1h: DurationText,
+    /// How long rollups of local days are kept, by whole months. 0s means for ever.
+    pub kept_1d: DurationText,
     /// Files that no version of the table has used for so long are deleted. Longer than any question takes.
     pub vacuum_after: DurationText,
 }
@@ -596,6 +609,9 @@ mod default {
                 merge_every: seconds(120),
                 maintain_every: seconds(60),
                 kept: seconds(0),
+                kept_15m: seconds(0),
+                kept_1h: seconds(0),
+                kept_1d: seconds(0),
                 vacuum_after: seconds(3_600),
             }
         }

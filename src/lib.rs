@@ -19,11 +19,13 @@
 //! | [`normalise`] | reading → observation: unit, time, place, plausibility; pure |
 //! | [`quality`] | observation, and what came before it → what is suspect about it; pure |
 //! | [`intake`] | batch → effects of one transaction; pure. Also whether anything may be accepted |
+//! | [`rollup`] | readings of a bucket → mergeable statistics; pure |
 //! | [`store`] | the log's follower: Delta Lake table, its upkeep, scans over table and log together |
 //! | [`query`] | question → aggregates, observations, latest values; the core is pure |
 //! | [`alert`] | rules over observations and the clock → alerts; the core is pure |
 //! | [`api`] | HTTP |
 //! | [`app`] | wiring: queues, threads, start and stop order |
+//! | [`keep`] | backup, restore and examination of what is kept; export and import |
 //! | [`demo`] | all of it with an embedded broker and a simulated city |
 //!
 //! What holds everywhere: a message is acknowledged only after its effects are durable in one transaction
@@ -40,12 +42,14 @@ pub mod decode;
 pub mod demo;
 pub mod ingest;
 pub mod intake;
+pub mod keep;
 pub mod mapping;
 pub mod metrics;
 pub mod model;
 pub mod normalise;
 pub mod quality;
 pub mod query;
+pub mod rollup;
 pub mod state;
 pub mod store;
 

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use conca::app::{self, Service};
 use conca::config::{Config, Log, LogFormat, Role, TokenHash};
+use conca::keep::{Backup, ExportOptions, ImportOptions, Imported, Restored};
 use conca::mapping::Document;
 use conca::model::{Catalogue, SystemClock};
 use tokio_util::sync::CancellationToken;
@@ -38,6 +39,33 @@ enum Command {
         #[arg(default_value = "conca.toml")]
         config: PathBuf,
     },
+    /// Copies everything that is kept to a folder, which may hold an earlier backup; the service may run.
+    Backup {
+        /// The configuration file.
+        config: PathBuf,
+        /// The folder of the backup.
+        target: PathBuf,
+    },
+    /// Makes a data folder of a backup.
+    Restore {
+        /// The folder of the backup.
+        backup: PathBuf,
+        /// The data folder: empty, or not there.
+        data: PathBuf,
+    },
+    /// Examines everything that is kept; the service may run. Ends with 1 where something is wrong.
+    Doctor {
+        /// The configuration file.
+        #[arg(default_value = "conca.toml")]
+        config: PathBuf,
+        /// Tells it as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Writes observations of the running service to a file or to standard output.
+    Export(ExportOptions),
+    /// Brings a file of observations to the running service; what is stored already is not stored twice.
+    Import(ImportOptions),
     /// Makes an API token, and the lines of the configuration that let it in.
     Token {
         /// The name that stands beside what is done with it.
@@ -73,7 +101,7 @@ enum SchemaArgument {
 
 fn main() -> ExitCode {
     match run(Arguments::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             // Standard error may be gone; there is nobody left to tell.
             drop(writeln!(std::io::stderr(), "conca: {error:#}"));
@@ -82,8 +110,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
+fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Doctor { config, json } => {
+            let report = runtime()?.block_on(conca::keep::doctor(&load(&config)?));
+            print(&if json { pretty(&report) } else { report.to_string() })?;
+            return Ok(if report.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Command::Run { config } => {
             let config = load(&config)?;
             start_log(&config.log)?;
@@ -102,6 +135,27 @@ fn run(command: Command) -> anyhow::Result<()> {
             app::check_files(&load(&config)?)?;
             print(&format!("{}: valid", config.display()))
         }
+        Command::Backup { config, target } => {
+            let settings = load(&config)?;
+            start_log(&settings.log)?;
+            let backup = runtime()?.block_on(conca::keep::backup(&settings, &config, &target, &SystemClock))?;
+            print(&backed_up(&backup, &target))
+        }
+        Command::Restore { backup, data } => {
+            start_log(&Log::default())?;
+            print(&restored(&runtime()?.block_on(conca::keep::restore(&backup, &data))?, &data))
+        }
+        Command::Export(options) => {
+            let rows = runtime()?.block_on(conca::keep::export(&options))?;
+            // Standard output may be the file.
+            writeln!(std::io::stderr(), "{rows} observations").context("cannot write to standard error")
+        }
+        Command::Import(options) => {
+            let Imported { rows, observations, faults } = runtime()?.block_on(conca::keep::import(&options))?;
+            print(&format!("{rows} rows, {observations} observations taken"))?;
+            anyhow::ensure!(faults.is_empty(), "not taken, kept in the quarantine:\n{}", faults.join("\n"));
+            Ok(())
+        }
         Command::Token { name, role } => token(&name, role),
         Command::Schema { what } => print(&match what {
             SchemaArgument::Config => pretty(&Config::schema()),
@@ -111,7 +165,37 @@ fn run(command: Command) -> anyhow::Result<()> {
             SchemaArgument::Tariff => pretty(&conca::query::tariff::Tariff::schema()),
             SchemaArgument::OpenApi => pretty(&conca::api::description()),
         }),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn backed_up(backup: &Backup, target: &Path) -> String {
+    let Backup { manifest, bytes_copied } = backup;
+    format!(
+        "{}: everything acknowledged before {}; {} values, {} commits, version {} of the table\n{} files, {} bytes, {bytes_copied} of them copied now",
+        target.display(),
+        manifest.created,
+        manifest.stored,
+        manifest.sequence,
+        manifest.table_version,
+        manifest.files.len(),
+        manifest.bytes(),
+    )
+}
+
+fn restored(restored: &Restored, data: &Path) -> String {
+    let Restored { manifest, incarnation, config } = restored;
+    format!(
+        "{}: everything acknowledged before {}; {} values, {} commits\n\
+         The log begins anew as {incarnation}. The configuration must say node.id = {:?} and node.data = {:?}; the files that it named are in {}.",
+        data.display(),
+        manifest.created,
+        manifest.stored,
+        manifest.sequence,
+        manifest.node,
+        data.display().to_string(),
+        config.display(),
+    )
 }
 
 fn load(path: &Path) -> anyhow::Result<Config> {

@@ -69,6 +69,8 @@ pub enum Work {
     Merge,
     /// Small files into large ones.
     Compact,
+    /// Touched days into rollups.
+    RollUp,
     /// Old days away.
     Retain,
     /// Unused files away.

@@ -11,6 +11,7 @@ mod position;
 mod property;
 mod registration;
 mod time;
+mod window;
 
 pub use district::{District, DistrictIndex, Districts, DistrictsError};
 pub use duration::{DurationText, InvalidDuration};
@@ -26,3 +27,4 @@ pub use property::{
 };
 pub use registration::{Class, Installation, Registration, RegistrationDocument, RegistrationProblem, Registry};
 pub use time::{Clock, InvalidTime, ManualClock, SystemClock, Timestamp};
+pub use window::{InvalidWindowSize, WindowSize, Windows, WindowsError};

@@ -5,5 +5,5 @@ pub mod ask;
 pub mod consumption;
 pub mod function;
 pub mod health;
+pub mod plan;
 pub mod tariff;
-pub mod window;

@@ -2,7 +2,7 @@
 //!
 //! [`Database`] is the only writer of the file. Whoever changes state takes a [`Turn`], computes on what [`Live`]
 //! shows, commits one transaction, and only then publishes the change to [`Live`]; a failed commit changes nothing.
-//! Readers look at [`Live`], or at the file through a [`Reader`] of their own.
+//! Readers look at [`Live`], or at the file through a [`Reader`] of their own; a [`Snapshot`] shows it at one instant.
 //!
 //! The database holds the intake log (what the stores have not yet made durable), the series' marks, the quarantine,
 //! the ledger, the alerts and the registry of devices. History is not here: that is the stores' work.
@@ -15,11 +15,12 @@ mod live;
 mod reader;
 mod registry;
 mod rhythm;
+mod snapshot;
 
 pub use block::{Block, Lane, Origin, Place, Rows};
 pub use database::{
-    AlertChange, Attachment, Commit, ConditionRow, Database, Discard, FollowerPosition, LAKE, MergePlan, NewDevice, NewRules, NewSeries,
-    Quarantined, Restored, RestoredWork, StateError, Trim, Turn,
+    AlertChange, Attachment, Commit, ConditionRow, Database, Discard, FILE, FolderLock, FollowerPosition, LAKE, LOCK, MergePlan, NewDevice,
+    NewRules, NewSeries, Quarantined, Restored, RestoredWork, StateError, TouchedUnit, Trim, Turn,
 };
 pub use disk::disk_free;
 pub use ledger::{Counts, LedgerKey, LedgerMoves};
@@ -27,3 +28,4 @@ pub use live::{Device, DeviceIndex, Event, Latest, Live, MOVE_M, Mark, Moves, Se
 pub use reader::{AlertFilter, LedgerRow, QuarantineFilter, QuarantineOrder, QuarantineRow, Reader, UnmappedRow};
 pub use registry::RegistryChange;
 pub use rhythm::Rhythm;
+pub use snapshot::{Head, LogBlocks, Snapshot, begin_anew};

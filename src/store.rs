@@ -9,8 +9,11 @@ mod keeper;
 mod lake;
 mod selection;
 
-pub use history::History;
+pub use history::{History, View};
 pub use influx::{Follower, Influx, InfluxError, InfluxSettings, InfluxStatus, STORE as STORE_INFLUXDB};
 pub use keeper::{Keeper, KeeperFailure, Schedule};
-pub use lake::{Lake, LakeError, LakeSettings, LakeStatus, Maintenance, STORE};
+pub use lake::{
+    Lake, LakeError, LakeSettings, LakeStatus, Maintenance, RollupChunk, RollupChunks, STORE, Snapshot, TableFault, TableFile, TableFolder,
+    TableVersion, Unused,
+};
 pub use selection::{Area, Chunk, Chunks, Detail, NO_DISTRICT, Order, Selection};

@@ -18,10 +18,10 @@ use super::params::{Params, Query};
 use super::problem::{Details, Errors, Problem};
 use super::question::QuestionPermit;
 use super::{Context, Shared};
+use crate::model::WindowSize;
 use crate::model::{Flags, PropertyIndex};
 use crate::query::aggregate::{Bucket, GroupBy};
 use crate::query::ask::{AggregateQuestion, AggregateSeries, Aggregates, Filter, SeriesKey};
-use crate::query::window::WindowSize;
 
 pub(super) fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::default().routes(routes!(aggregates))
@@ -64,8 +64,48 @@ struct AggregatesBody {
     /// What became of windows without observations.
     #[schema(example = "none")]
     fill: String,
+    /// How far percentiles may lie from the exact ones, as a part of these: they come from sketches of whole days. Absent where values
+    /// are exact.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = 0.01)]
+    relative_error: Option<f64>,
+    /// Where the numbers come from, with `explain=true`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    explanation: Option<ExplanationBody>,
     /// One for each group.
     series: Vec<SeriesBody>,
+}
+
+/// Where the numbers of an answer come from.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = AggregateExplanation)]
+struct ExplanationBody {
+    /// Of each stretch of time, ascending.
+    stretches: Vec<StretchBody>,
+    /// Why nothing coarser was read.
+    #[schema(example = "the windows are no unions of longer buckets on the city's clock")]
+    reason: &'static str,
+    /// Observations that the answer rests on, those that are rolled up included.
+    #[schema(example = 43_200)]
+    observations: u64,
+}
+
+/// What was read of a stretch of time.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = AggregateStretch)]
+struct StretchBody {
+    /// Where it begins.
+    #[schema(example = "2026-06-01T00:00:00+02:00")]
+    from: String,
+    /// Where it ends.
+    #[schema(example = "2026-06-02T00:00:00+02:00")]
+    to: String,
+    /// `rows`, or a rollup: `rollup-15m`, `rollup-1h`, `rollup-1d`.
+    #[schema(example = "rollup-1h")]
+    source: String,
+    /// How many rows or buckets of it were read.
+    #[schema(example = 720)]
+    read: u64,
 }
 
 /// The buckets of one group.
@@ -203,6 +243,7 @@ impl Row for RowBody {
         ("across" = Option<String>, Query, description = "mean, sum, min, max, count, median, a percentile such as p95. Left out: the property's own", example = "mean"),
         ("group_by" = Option<String>, Query, description = "A list of device, kind, district. Left out: all devices together", example = "district"),
         ("fill" = Option<String>, Query, description = "What becomes of windows without observations: `none`, they are left out; `null`, they have no value; `previous`; `linear`", example = "none"),
+        ("explain" = Option<bool>, Query, description = "Whether JSON says where the numbers come from: rollups or observations", example = true),
         DeviceParams, QualityParams, TimeParams,
         ("format" = Option<String>, Query, description = "`json`, `ndjson` or `csv`; goes before `Accept`", example = "json"),
     ),
@@ -217,9 +258,10 @@ impl Row for RowBody {
     )
 )]
 async fn aggregates(State(context): State<Arc<Context>>, permit: QuestionPermit, params: Params) -> Result<Response, Problem> {
-    let (question, format) = params.read(|query| {
+    let (question, explain, format) = params.read(|query| {
         let question = question(query, &context);
-        (question, query.format(&[Format::Json, Format::NdJson, Format::Csv]))
+        let explain = query.flag("explain").unwrap_or(false);
+        (question, explain, query.format(&[Format::Json, Format::NdJson, Format::Csv]))
     })?;
     let answers = answers(&context);
     let answer = permit.run(answers.aggregates(question.clone())).await?;
@@ -227,7 +269,8 @@ async fn aggregates(State(context): State<Arc<Context>>, permit: QuestionPermit,
     let made = tokio::task::spawn_blocking(move || {
         let zone = &question.zone;
         if format == Format::Json {
-            return formats::json(&body(&context, &question, &answer));
+            let explanation = explain.then(|| explanation(zone, &answer));
+            return formats::json(&AggregatesBody { explanation, ..body(&context, &question, &answer) });
         }
         let rows: Vec<RowBody> = answer.series.iter().flat_map(|series| rows(&context, zone, &answer, series)).collect();
         formats::rows(format, &rows)
@@ -273,8 +316,20 @@ fn body(context: &Context, question: &AggregateQuestion, answer: &Aggregates) ->
         group_by: question.group_by.iter().map(ToString::to_string).collect(),
         quality: quality_word(question.filter.quality),
         fill: question.fill.to_string(),
+        relative_error: answer.relative_error,
+        explanation: None,
         series: series.collect(),
     }
+}
+
+fn explanation(zone: &TimeZone, answer: &Aggregates) -> ExplanationBody {
+    let stretches = answer.explanation.read.iter().map(|(stretch, read)| StretchBody {
+        from: local(zone, stretch.from),
+        to: local(zone, stretch.to),
+        source: stretch.source.to_string(),
+        read: *read,
+    });
+    ExplanationBody { stretches: stretches.collect(), reason: answer.explanation.reason, observations: answer.rows }
 }
 
 fn rows(context: &Context, zone: &TimeZone, answer: &Aggregates, series: &AggregateSeries) -> Vec<RowBody> {

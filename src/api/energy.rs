@@ -18,8 +18,8 @@ use super::problem::{Details, Errors, Problem};
 use super::question::QuestionPermit;
 use super::{Context, Shared};
 use crate::model::PropertyIndex;
+use crate::model::WindowSize;
 use crate::query::ask::{Consumption, ConsumptionBucket, ConsumptionQuestion, Filter};
-use crate::query::window::WindowSize;
 
 pub(super) fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::default().routes(routes!(consumption))

@@ -105,7 +105,7 @@ pub(super) fn one_property(query: &mut Query, context: &Context, id: &str) -> Op
 
 /// Reads the zone of windows.
 pub(super) fn zone(query: &mut Query, context: &Context) -> TimeZone {
-    query.time_zone("zone").unwrap_or_else(|| TimeZone::get(&context.config.city.time_zone).unwrap_or(TimeZone::UTC))
+    query.time_zone("zone").unwrap_or_else(|| context.config.city.zone())
 }
 
 /// RFC 3339 with the zone's offset.

@@ -183,13 +183,25 @@ struct TableState {
     ordered: u64,
     /// Last commit of the late lane that it holds.
     late: u64,
+    rollups: RollupState,
 }
 
 impl TableState {
     fn of(lake: LakeStatus) -> Self {
-        let LakeStatus { version, files, bytes, rows, position } = lake;
-        Self { version, files, bytes, rows, ordered: position.ordered, late: position.late }
+        let LakeStatus { version, files, bytes, rows, position, rollup_files, rollup_bytes, rollup_rows, touched_units } = lake;
+        let rollups = RollupState { files: rollup_files, bytes: rollup_bytes, rows: rollup_rows, touched: touched_units };
+        Self { version, files, bytes, rows, ordered: position.ordered, late: position.late, rollups }
     }
+}
+
+/// The rollups of the store.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+struct RollupState {
+    files: usize,
+    bytes: u64,
+    rows: u64,
+    /// Local days times properties that are answered from observations: today's, and what was touched since it was rolled up.
+    touched: usize,
 }
 
 /// Work of the store that fails and is tried again.

@@ -12,9 +12,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::alert::DeskError;
+use crate::model::WindowsError;
 use crate::query::aggregate::AggregateError;
 use crate::query::ask::AskError;
-use crate::query::window::WindowsError;
 use crate::state::StateError;
 use crate::store::LakeError;
 
@@ -438,9 +438,12 @@ impl From<LakeError> for Problem {
             LakeError::Delta(_) | LakeError::Influx(_) | LakeError::Unopened | LakeError::Unreadable(_) => {
                 Self::logged(Kind::StoreUnavailable, &error)
             }
-            LakeError::Location(_) | LakeError::Storage(_) | LakeError::Sync(_) | LakeError::Query(_) | LakeError::Unknown { .. } => {
-                Self::internal(&error)
-            }
+            LakeError::Location(_)
+            | LakeError::Remote(_)
+            | LakeError::Storage(_)
+            | LakeError::Sync(_)
+            | LakeError::Query(_)
+            | LakeError::Unknown { .. } => Self::internal(&error),
         }
     }
 }
@@ -462,7 +465,7 @@ impl From<AskError> for Problem {
             | AskError::TooManyMeters { .. }
             | AskError::Aggregate(AggregateError::TooManySlots { .. } | AggregateError::TooManyRows { .. })
             | AskError::TooManyKinds(_) => Self::new(Kind::QuestionTooLarge, error.to_string()),
-            AskError::Aggregate(AggregateError::Unordered { .. }) => Self::internal(&error),
+            AskError::Aggregate(AggregateError::Unordered { .. } | AggregateError::Moved { .. }) => Self::internal(&error),
             AskError::Store(error) => error.into(),
             AskError::Stopped => Self::new(Kind::Stopping, ""),
         }

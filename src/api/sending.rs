@@ -16,7 +16,7 @@ use super::formats;
 use super::params::Params;
 use super::problem::{BodyErrors, Details, Errors, Kind, Problem};
 use crate::decode::{Decoder, Precision};
-use crate::model::{DeviceKind, Fault, Message, Service, Settled, Verdict};
+use crate::model::{DeviceKind, Fault, Message, Service, Settled, SourceName, Verdict};
 
 /// Which payload family stands under which topics of the source of HTTP, and what its numbers of time are.
 pub const SENDERS: &[(&str, Decoder, Precision)] = &[
@@ -60,7 +60,10 @@ struct Receipt {
 /// operate or admin.
 #[utoipa::path(
     post, path = "/v1/messages", tag = "intake",
-    params(("topic" = String, Query, description = "The topic", example = "conca/v1/environment/air-station/air-1")),
+    params(
+        ("topic" = String, Query, description = "The topic", example = "conca/v1/environment/air-station/air-1"),
+        ("source" = Option<String>, Query, description = "`import` counts it apart in the ledger: history from a file", example = "import"),
+    ),
     request_body(content = String, content_type = "application/json"),
     responses(
         (status = 200, description = "It is durable, all or some of it", body = Receipt),
@@ -69,11 +72,12 @@ struct Receipt {
     )
 )]
 async fn send_message(State(shared): State<Shared>, _sender: Sender, params: Params, RawBody(body): RawBody) -> Result<Response, Problem> {
-    let topic = params.read(|query| {
+    let (topic, source) = params.read(|query| {
         query.require("topic");
-        query.text("topic").unwrap_or_default()
+        (query.text("topic").unwrap_or_default(), query.word("source", &[(SourceName::IMPORT, ())]))
     })?;
-    let verdict = take(&shared, &topic, body).await?;
+    let source = source.map_or_else(|| shared.context.config.ingest.http.name.clone(), |()| SourceName::import());
+    let verdict = take_from(&shared, source, &topic, body).await?;
     if verdict.settled == Settled::Rejected {
         return Err(Problem::new(Kind::Refused, told(&verdict.faults).join("; ")));
     }
@@ -86,9 +90,13 @@ fn told(faults: &[Fault]) -> Vec<String> {
 
 /// Takes a message, and waits until it is durable.
 pub(super) async fn take(shared: &Shared, topic: &str, payload: Vec<u8>) -> Result<Verdict, Problem> {
+    take_from(shared, shared.context.config.ingest.http.name.clone(), topic, payload).await
+}
+
+async fn take_from(shared: &Shared, source: SourceName, topic: &str, payload: Vec<u8>) -> Result<Verdict, Problem> {
     let context = &shared.context;
     let message = Message {
-        source: context.config.ingest.http.name.clone(),
+        source,
         topic: topic.into(),
         payload: payload.into(),
         received: context.clock.now(),

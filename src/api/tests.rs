@@ -86,8 +86,14 @@ impl Town {
         let (database, work) = Database::open(folder.path(), &catalogue, &districts).unwrap();
         let database = Arc::new(database);
         let reader = Arc::new(Reader::open(database.path()).unwrap());
-        let settings =
-            LakeSettings { url: String::new(), node: "test".to_owned(), memory_max: 64 << 20, digests: 1_000, merge_rows_max: 1_000 };
+        let settings = LakeSettings {
+            url: String::new(),
+            node: "test".to_owned(),
+            memory_max: 64 << 20,
+            digests: 1_000,
+            merge_rows_max: 1_000,
+            zone: jiff::tz::TimeZone::get("Europe/Rome").unwrap(),
+        };
         let lake =
             Lake::open(folder.path(), Arc::clone(&database), Arc::clone(&catalogue), Arc::clone(&districts), settings).await.unwrap();
         let lake = Arc::new(lake);
@@ -102,6 +108,7 @@ impl Town {
             merge_every: second,
             maintain_every: second,
             kept: None,
+            kept_rollups: crate::rollup::Tier::COARSEST_FIRST.map(|tier| (tier, None)),
             vacuum_after: second,
             quarantine_bytes_max: 1 << 20,
             quarantine_kept: second,

@@ -35,8 +35,8 @@ pub(super) struct Writer {
     pub(super) gate: Arc<Gate>,
     pub(super) listening: Arc<Listening>,
     pub(super) sources: Vec<Arc<SourceStatus>>,
-    /// The name of what comes over HTTP.
-    pub(super) http: SourceName,
+    /// The names of what comes over HTTP.
+    pub(super) senders: [SourceName; 2],
     pub(super) waiting: Depth,
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Arc<dyn Clock>,
@@ -160,7 +160,7 @@ impl Writer {
 
     /// Counts what a durable batch was, and takes note of which sources are heard as they speak.
     fn account(&self, entries: &[Entry], settled: &[Settled]) {
-        for source in self.sources.iter().map(|source| &source.name).chain([&self.http]) {
+        for source in self.sources.iter().map(|source| &source.name).chain(&self.senders) {
             let (mut accepted, mut rejected, mut repeated) = (0, 0, 0);
             let mut fresh = None;
             for (entry, settled) in

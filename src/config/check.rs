@@ -101,6 +101,9 @@ pub(super) fn values(config: &Config, problems: &mut Vec<Problem>) {
     if config.ingest.http.past_trusted_max.is_some_and(|trusted_max| trusted_max > config.ingest.http.past_max) {
         report("ingest.http.past_trusted_max", "must not exceed past_max");
     }
+    if config.ingest.http.name.as_str() == SourceName::IMPORT {
+        report("ingest.http.name", TAKEN);
+    }
     let mut names: HashSet<&str> = HashSet::from_iter([config.ingest.http.name.as_str()]);
     for (index, source) in sources.iter().enumerate() {
         for (key, problem) in source_problems(source) {
@@ -109,15 +112,24 @@ pub(super) fn values(config: &Config, problems: &mut Vec<Problem>) {
         if !names.insert(source.name.as_str()) {
             report(&format!("ingest.sources[{index}].name"), "appears twice");
         }
+        if source.name.as_str() == SourceName::IMPORT {
+            report(&format!("ingest.sources[{index}].name"), TAKEN);
+        }
     }
     api(config, &mut report);
 }
 
-/// A folder, or a bucket of S3; user and password in an address would be shown with it.
+/// A folder, or a prefix in a bucket of S3: the rollups are beside it. User and password in an address would be shown with it.
 fn is_table_location(text: &str) -> bool {
-    let is_bucket = |url: Url| url.scheme() == "s3" && url.has_host() && url.username().is_empty() && url.password().is_none();
-    !text.contains("://") || Url::parse(text).is_ok_and(is_bucket)
+    let is_prefix = |url: Url| {
+        let is_bare = url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+        url.scheme() == "s3" && url.has_host() && is_bare && !url.path().trim_matches('/').is_empty()
+    };
+    !text.contains("://") || Url::parse(text).is_ok_and(is_prefix)
 }
+
+/// Of a name that is not the city's to give.
+const TAKEN: &str = "is the name of what comes from files of observations";
 
 fn influxdb(config: &Config, report: &mut impl FnMut(&str, &str)) {
     if !config.stores.contains(&StoreName::Lake) {

@@ -37,6 +37,14 @@ fn every_problem_is_reported_with_its_key() {
         "[quality]\nenabled = [\"spikes\"]",
         &["quality.enabled[0]: \"spikes\" is not valid under any of the schemas listed in the 'oneOf' keyword"],
     );
+    check(
+        "[ingest.http]\nname = \"import\"\n[[ingest.sources]]\nname = \"import\"\nurl = \"mqtt://x\"",
+        &[
+            "ingest.http.name: is the name of what comes from files of observations",
+            "ingest.sources[0].name: appears twice",
+            "ingest.sources[0].name: is the name of what comes from files of observations",
+        ],
+    );
     check("[ingest.http]\npast_max = \"1d\"\npast_trusted_max = \"2d\"", &["ingest.http.past_trusted_max: must not exceed past_max"]);
     check(
         "[node]\nid = \"\"\n[city]\ntime_zone = \"Mars\"\n[alerts]\ntick = \"0s\"\n[[ingest.sources]]\nname = \"a\"\nurl = \"http://x\"\nskew_max = \"2d\"\nca_file = \"/nowhere\"\nsubscriptions = [{ topic = \"a/#/b\" }]\n[[ingest.sources]]\nname = \"a\"\nurl = \"mqtt://u:p@x\"",
@@ -56,10 +64,10 @@ fn every_problem_is_reported_with_its_key() {
 
 #[test]
 fn the_table_is_in_a_folder_or_a_bucket() {
-    for good in ["", "lake", "/var/lib/conca/lake", "s3://bucket", "s3://bucket/a/prefix"] {
+    for good in ["", "lake", "/var/lib/conca/lake", "s3://bucket/prefix", "s3://bucket/a/prefix/"] {
         check(&format!("[lake]\nurl = \"{good}\""), &[]);
     }
-    for bad in ["s3://", "https://bucket.s3.amazonaws.com", "memory://", "s3://key:secret@bucket/prefix"] {
+    for bad in ["s3://", "s3://bucket", "s3://bucket/", "https://bucket.s3.amazonaws.com", "memory://", "s3://key:secret@bucket/prefix"] {
         check(&format!("[lake]\nurl = \"{bad}\""), &["lake.url: must be a folder or s3://bucket/prefix"]);
     }
 }

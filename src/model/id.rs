@@ -104,6 +104,16 @@ name! {
     SourceName
 }
 
+impl SourceName {
+    /// The source of what comes from files of observations.
+    pub const IMPORT: &'static str = "import";
+
+    /// [`SourceName::IMPORT`] as a name.
+    pub fn import() -> Self {
+        Self::try_from(Self::IMPORT).expect("an allowed name")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,8 +22,8 @@ use accumulator::{Accumulator, Role};
 pub use bucket::{Bucket, Fill, Group};
 
 use super::function::{AcrossFunction, FunctionError, TimeFunction};
-use super::window::Windows;
-use crate::model::{Summary, Timestamp};
+use crate::model::{Summary, Timestamp, Windows};
+use crate::rollup::Statistics;
 
 /// The district of a row that has none.
 pub const NO_DISTRICT: u16 = u16::MAX;
@@ -62,6 +62,8 @@ pub struct Plan {
     pub slots_max: usize,
     /// Most rows kept for percentiles.
     pub rows_max: usize,
+    /// Whether percentiles come from sketches: they keep no rows, and are within [`crate::rollup::RELATIVE_ERROR`].
+    pub sketched: bool,
 }
 
 /// A device that belongs to the question, also one that is silent: it lowers the coverage.
@@ -114,6 +116,9 @@ pub enum AggregateError {
     /// More rows than may be kept.
     #[error("a percentile needs all values at once, and there are more than the {rows_max} allowed: ask for less time or fewer devices")]
     TooManyRows { rows_max: usize },
+    /// A rollup cannot tell how much a counter grew, since its device moved that day: ask the rows.
+    #[error("device {device} moved while it counted")]
+    Moved { device: u32 },
     /// A device's rows do not come by ascending time, which the plan needs.
     #[error("rows of device {device} are not in order at {time}")]
     Unordered { device: u32, time: Timestamp },
@@ -195,7 +200,7 @@ impl Aggregator {
         if series.saturating_mul(windows) > slots_max {
             return Err(AggregateError::TooManySlots { series, windows, slots_max });
         }
-        let (time, summary) = (plan.time, plan.summary);
+        let (time, summary, sketched) = (plan.time, plan.summary, plan.sketched);
         let frame = Frame::new(plan, members);
         Ok(Self(match (time, summary) {
             (TimeFunction::Count, _) => Grid::<of::Count>::boxed(frame),
@@ -209,6 +214,7 @@ impl Aggregator {
             (TimeFunction::First, _) => Grid::<of::First>::boxed(frame),
             (TimeFunction::Last, _) => Grid::<of::Last>::boxed(frame),
             (TimeFunction::Stddev, _) => Grid::<of::Stddev>::boxed(frame),
+            (TimeFunction::Percentile(_), _) if sketched => Grid::<of::SketchedPercentile>::boxed(frame),
             (TimeFunction::Percentile(_), _) => Grid::<of::Percentile>::boxed(frame),
             (TimeFunction::Increase, _) => Grid::<of::Increase>::boxed(frame),
             (TimeFunction::TimeWeightedMean, Summary::Energetic) => Grid::<of::EnergeticTimeWeightedMean>::boxed(frame),
@@ -238,6 +244,20 @@ impl Aggregator {
         self.0.push(Rows { device, time, value, flags, district })
     }
 
+    /// Takes buckets of a rollup as columns of equal length: each lies in one window. Where rows must come by ascending time, so must
+    /// buckets.
+    pub fn push_rollup(
+        &mut self,
+        device: &[u32],
+        start: &[i64],
+        district: &[u16],
+        statistics: &[Statistics],
+    ) -> Result<(), AggregateError> {
+        debug_assert!([start.len(), district.len(), statistics.len()] == [device.len(); 3], "columns of equal length");
+        let columns = device.iter().zip(start).zip(district).zip(statistics);
+        columns.into_iter().try_for_each(|(((device, start), district), statistics)| self.0.merge(*device, *start, *district, statistics))
+    }
+
     /// The buckets, by group and then by window. `now` ends what is expected of a window that is not over; a window is provisional
     /// until rows that come `lateness` behind it cannot change it any more.
     pub fn finish(self, now: Timestamp, lateness: Duration) -> Result<Vec<Bucket>, AggregateError> {
@@ -259,6 +279,7 @@ struct Rows<'a> {
 /// A grid of any accumulator.
 trait Engine: Send {
     fn push(&mut self, rows: Rows<'_>) -> Result<(), AggregateError>;
+    fn merge(&mut self, device: u32, start: i64, district: u16, rows: &Statistics) -> Result<(), AggregateError>;
     fn finish(self: Box<Self>, now: Timestamp) -> Result<(Frame, Vec<Series<Answer>>), AggregateError>;
 }
 
@@ -497,6 +518,34 @@ impl<A: Accumulator + Send + 'static> Grid<A> {
 impl<A: Accumulator + Send + 'static> Engine for Grid<A> {
     fn push(&mut self, rows: Rows<'_>) -> Result<(), AggregateError> {
         if A::ROLE == Role::Alone { self.push_alone(rows) } else { self.push_in_order(rows) }
+    }
+
+    fn merge(&mut self, device: u32, start: i64, district: u16, rows: &Statistics) -> Result<(), AggregateError> {
+        let window = self.frame.plan.windows.find_near(start, self.hint);
+        let (Some(place), Some(window)) = (self.frame.place(device), window) else { return Ok(()) };
+        self.hint = window;
+        let mut before = None;
+        if A::ROLE == Role::Pairs {
+            if rows.increase.is_none() {
+                return Err(AggregateError::Moved { device });
+            }
+            let Some(lane) = self.lanes.get_mut(place) else { return Ok(()) };
+            let last = Before { time: rows.last.time, value: rows.last.value, flags: rows.last_flags, district, window };
+            before = lane.before.replace(last);
+            if before.is_some_and(|before| before.time >= rows.first.time) {
+                return Err(AggregateError::Unordered { device, time: Timestamp::from_micros_clamped(rows.first.time) });
+            }
+        }
+        if let Some(slot) = self.slot(place, district, window)? {
+            if let Some(before) = before {
+                slot.accumulator.pair(before.value, rows.first.value);
+                slot.flags |= before.flags;
+            }
+            slot.accumulator.merge(rows);
+            slot.count = slot.count.saturating_add(u32::try_from(rows.count).unwrap_or(u32::MAX));
+            slot.flags |= rows.flags;
+        }
+        Ok(())
     }
 
     fn finish(mut self: Box<Self>, now: Timestamp) -> Result<(Frame, Vec<Series<Answer>>), AggregateError> {

@@ -43,8 +43,8 @@ pub use registry::{Battery, DeviceList, DeviceQuestion, DeviceSummary, Interval,
 
 use super::aggregate::AggregateError;
 use super::function::FunctionError;
-use super::window::WindowsError;
 use crate::config;
+use crate::model::WindowsError;
 use crate::model::{Catalogue, Clock, Districts};
 use crate::state::Live;
 use crate::store::{History, LakeError};

@@ -11,8 +11,8 @@ use jiff::tz::TimeZone;
 use rust_decimal::Decimal;
 use serde::Deserialize;
 
-use super::window::{WindowSize, Windows, WindowsError};
 use crate::model::Timestamp;
+use crate::model::{WindowSize, Windows, WindowsError};
 
 const BUILT_IN: &str = include_str!("../../schemas/tariffs/italy.json");
 

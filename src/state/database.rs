@@ -21,12 +21,19 @@ use crate::model::{
 };
 
 /// What each version of the schema adds to the one before. A released version never changes.
-const MIGRATIONS: [&[&str]; 3] = [
+const MIGRATIONS: [&[&str]; 4] = [
     &[include_str!("schema.sql")],
     &[include_str!("registry.sql"), include_str!("quarantine.sql"), include_str!("unmapped.sql")],
     &[include_str!("follower.sql")],
+    &[include_str!("rollup.sql")],
 ];
-const SCHEMA_VERSION: usize = MIGRATIONS.len();
+pub(super) const SCHEMA_VERSION: usize = MIGRATIONS.len();
+
+/// The file's name in the data folder.
+pub const FILE: &str = "state.sqlite";
+
+/// The name of the file in the data folder that is locked.
+pub const LOCK: &str = "lock";
 
 /// The store whose tail of the log is held in memory.
 pub const LAKE: &str = "lake";
@@ -240,6 +247,24 @@ pub struct Restored {
     pub registry: Registry,
 }
 
+/// The right to work in a data folder, of one process at a time.
+#[derive(Debug)]
+pub struct FolderLock(#[expect(dead_code, reason = "it is held, not looked at")] File);
+
+impl FolderLock {
+    /// Makes the folder where it is not there, and locks it.
+    pub fn take(folder: &Path) -> Result<Self, StateError> {
+        let problem = |source| StateError::Folder { path: folder.to_owned(), source };
+        std::fs::create_dir_all(folder).map_err(problem)?;
+        let lock = File::create(folder.join(LOCK)).map_err(problem)?;
+        lock.try_lock().map_err(|error| match error {
+            std::fs::TryLockError::WouldBlock => StateError::InUse(folder.to_owned()),
+            std::fs::TryLockError::Error(source) => problem(source),
+        })?;
+        Ok(Self(lock))
+    }
+}
+
 /// The state database. One process at a time; one writer at a time.
 #[derive(Debug)]
 pub struct Database {
@@ -249,20 +274,14 @@ pub struct Database {
     catalogue: Arc<Catalogue>,
     path: PathBuf,
     incarnation: Uuid,
-    _lock: File,
+    _lock: FolderLock,
 }
 
 impl Database {
     /// Opens or makes `state.sqlite` in `folder`, and locks the folder for this process.
     pub fn open(folder: &Path, catalogue: &Arc<Catalogue>, districts: &Arc<Districts>) -> Result<(Self, RestoredWork), StateError> {
-        let problem = |source| StateError::Folder { path: folder.to_owned(), source };
-        std::fs::create_dir_all(folder).map_err(problem)?;
-        let lock = File::create(folder.join("lock")).map_err(problem)?;
-        lock.try_lock().map_err(|error| match error {
-            std::fs::TryLockError::WouldBlock => StateError::InUse(folder.to_owned()),
-            std::fs::TryLockError::Error(source) => problem(source),
-        })?;
-        let path = folder.join("state.sqlite");
+        let lock = FolderLock::take(folder)?;
+        let path = folder.join(FILE);
         let mut connection = Connection::open(&path)?;
         connection.pragma_update(None, "journal_mode", "wal")?;
         connection.pragma_update(None, "synchronous", "full")?;
@@ -320,6 +339,15 @@ pub struct Attachment {
     pub position: FollowerPosition,
     /// Up to which phenomenon time it has what the lake had when it was attached; `None` once it has all of it.
     pub copied: Option<Timestamp>,
+}
+
+/// A local day of the city and a property: what is rolled up together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TouchedUnit {
+    /// Days of the local calendar since 1970-01-01.
+    pub day: i32,
+    /// The property's id.
+    pub property: String,
 }
 
 /// What the stages need of what the file held at the start.
@@ -415,17 +443,7 @@ impl Turn<'_> {
 
     /// The merge that was planned and of whose end nothing is known.
     pub fn planned_merge(&self, store: &'static str) -> Result<Option<MergePlan>, StateError> {
-        let row = self
-            .connection
-            .prepare_cached("SELECT late, moves FROM merge_plan WHERE store = ?1")?
-            .query_row(params![store], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)))
-            .optional()?;
-        row.map(|(late, moves)| {
-            let moves: Vec<(LedgerKey, Counts)> =
-                serde_json::from_str(&moves).map_err(|error| StateError::Damaged(format!("merge plan of {store}: {error}")))?;
-            Ok(MergePlan { late: unsigned(late), moves: moves.into_iter().collect() })
-        })
-        .transpose()
+        planned_merge(&self.connection, store)
     }
 
     /// Takes back what a store now holds durably: its position, its ledger moves, and the end of the log become one
@@ -508,6 +526,46 @@ impl Turn<'_> {
         Ok(transaction.commit()?)
     }
 
+    /// The local days and properties of which rollups may not be what the table's observations come to.
+    pub fn touched(&self) -> Result<Vec<TouchedUnit>, StateError> {
+        let mut select = self.connection.prepare_cached("SELECT day, property FROM rollup_touched ORDER BY day, property")?;
+        let units = select.query_map([], |row| Ok(TouchedUnit { day: row.get(0)?, property: row.get(1)? }))?;
+        Ok(units.collect::<Result<_, _>>()?)
+    }
+
+    /// Notes units as touched, before anything touches them.
+    pub fn touch(&mut self, units: &[TouchedUnit]) -> Result<(), StateError> {
+        self.each_unit("INSERT OR IGNORE INTO rollup_touched (day, property) VALUES (?1, ?2)", units)
+    }
+
+    /// Notes that units are rolled up again.
+    pub fn settle_touched(&mut self, units: &[TouchedUnit]) -> Result<(), StateError> {
+        self.each_unit("DELETE FROM rollup_touched WHERE day = ?1 AND property = ?2", units)
+    }
+
+    fn each_unit(&mut self, statement: &str, units: &[TouchedUnit]) -> Result<(), StateError> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        {
+            let mut statement = transaction.prepare_cached(statement)?;
+            for unit in units {
+                statement.execute(params![unit.day, unit.property])?;
+            }
+        }
+        Ok(transaction.commit()?)
+    }
+
+    /// The first UTC day whose observations have not been dropped for their age; of what is older, only rollups are left.
+    pub fn kept_from(&self) -> Result<Option<i32>, StateError> {
+        Ok(self.connection.query_row("SELECT kept_from FROM retention", [], |row| row.get(0)).optional()?)
+    }
+
+    /// Notes from which UTC day on observations are kept, before older ones are dropped.
+    pub fn keep_from(&mut self, day: i32) -> Result<(), StateError> {
+        let set = "INSERT INTO retention (id, kept_from) VALUES (1, ?1) ON CONFLICT (id) DO UPDATE SET kept_from = max(kept_from, ?1)";
+        self.connection.execute(set, params![day])?;
+        Ok(())
+    }
+
     /// Drops the oldest quarantined messages beyond `bytes_max` or older than `oldest`; returns how many.
     pub fn trim_quarantine(&mut self, bytes_max: u64, oldest: Timestamp) -> Result<usize, StateError> {
         let old = self.connection.execute("DELETE FROM quarantine WHERE received < ?1", params![oldest.micros()])?;
@@ -557,6 +615,26 @@ impl Turn<'_> {
         let mut select = self.connection.prepare_cached("SELECT alert FROM alert WHERE id = ?1")?;
         Ok(select.query_row(params![id], |row| row.get(0)).optional()?)
     }
+}
+
+pub(super) fn planned_merge(connection: &Connection, store: &str) -> Result<Option<MergePlan>, StateError> {
+    let row = connection
+        .prepare_cached("SELECT late, moves FROM merge_plan WHERE store = ?1")?
+        .query_row(params![store], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)))
+        .optional()?;
+    row.map(|(late, moves)| {
+        let moves: Vec<(LedgerKey, Counts)> =
+            serde_json::from_str(&moves).map_err(|error| StateError::Damaged(format!("merge plan of {store}: {error}")))?;
+        Ok(MergePlan { late: unsigned(late), moves: moves.into_iter().collect() })
+    })
+    .transpose()
+}
+
+/// Number of the last commit; zero before the first.
+pub(super) fn last_sequence(connection: &Connection) -> Result<u64, StateError> {
+    let last: Option<i64> =
+        connection.query_row("SELECT seq FROM sqlite_sequence WHERE name = 'batch'", [], |row| row.get(0)).optional()?;
+    Ok(last.map_or(0, unsigned))
 }
 
 /// Deletes what every store has of the log.
@@ -743,7 +821,7 @@ fn migrate(connection: &mut Connection) -> Result<(), StateError> {
     Ok(transaction.commit()?)
 }
 
-fn incarnation(connection: &Connection) -> Result<Uuid, StateError> {
+pub(super) fn incarnation(connection: &Connection) -> Result<Uuid, StateError> {
     let text: String = connection.query_row("SELECT id FROM incarnation", [], |row| row.get(0))?;
     Uuid::parse_str(&text).map_err(|error| StateError::Damaged(format!("incarnation: {error}")))
 }
@@ -757,9 +835,7 @@ fn restore(connection: &Connection, catalogue: &Catalogue, districts: &Districts
     for digests in select.query_map([], |row| row.get::<_, Vec<u8>>(0))? {
         restored.digests.extend(digests?.chunks_exact(16).filter_map(|bytes| bytes.try_into().ok()).map(u128::from_le_bytes));
     }
-    let last: Option<i64> =
-        connection.query_row("SELECT seq FROM sqlite_sequence WHERE name = 'batch'", [], |row| row.get(0)).optional()?;
-    restored.sequence = last.map_or(0, unsigned);
+    restored.sequence = last_sequence(connection)?;
     let mut select = connection.prepare("SELECT rule, device, state FROM condition")?;
     restored.conditions = select
         .query_map([], |row| Ok(ConditionRow { rule: row.get(0)?, device: row.get(1)?, state: Some(row.get(2)?) }))?
@@ -784,7 +860,8 @@ fn restore_devices(connection: &Connection) -> Result<Vec<Device>, StateError> {
         devices.push(Device {
             id: DeviceId::try_from(name.as_str()).map_err(|_invalid| damaged("name", &name))?,
             kind: DeviceKind::try_from(kind.as_str()).map_err(|_invalid| damaged("kind", &kind))?,
-            domain: Domain::parse(&domain).ok_or_else(|| damaged("domain", &domain))?,
+            // A device that has told of nothing but itself belongs to no part of city life yet.
+            domain: Domain::ALL.into_iter().find(|known| known.as_str() == domain).ok_or_else(|| damaged("domain", &domain))?,
             first_seen: Timestamp::from_micros_clamped(row.get(4)?),
             series: Vec::new(),
             moves: Moves::default(),
@@ -854,7 +931,7 @@ fn signed(number: u64) -> i64 {
     i64::try_from(number).expect("commits are numbered from 1 and never reach 2^63")
 }
 
-fn unsigned(number: i64) -> u64 {
+pub(super) fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
 
@@ -862,3 +939,6 @@ fn unsigned(number: i64) -> u64 {
 pub(super) fn source_name(text: &str) -> Result<SourceName, StateError> {
     SourceName::try_from(text).map_err(|_invalid| StateError::Damaged(format!("source name {text:?}")))
 }
+
+#[cfg(test)]
+mod tests;

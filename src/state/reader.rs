@@ -393,7 +393,7 @@ fn quarantine_row(row: &Row<'_>) -> Result<QuarantineRow, rusqlite::Error> {
     })
 }
 
-fn counts(row: &Row<'_>) -> Result<Counts, rusqlite::Error> {
+pub(super) fn counts(row: &Row<'_>) -> Result<Counts, rusqlite::Error> {
     Ok(Counts {
         received: row.get(2)?,
         accepted: row.get(3)?,

@@ -1,4 +1,4 @@
-//! The lake's own work in the background: flush, merge, compaction, retention, vacuum.
+//! The lake's own work in the background: flush, merge, compaction, rollups, retention, vacuum.
 //!
 //! One loop does one thing at a time. What fails is tried again with growing pauses, shows in the status and in metrics,
 //! and never stops intake by itself: only a log that grows too long does.
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Lake, LakeError, Maintenance};
 use crate::metrics::{Metrics, Work, WorkLabels};
 use crate::model::{Clock, Timestamp};
+use crate::rollup::Tier;
 use crate::state::Database;
 
 /// When what is done.
@@ -30,6 +31,8 @@ pub struct Schedule {
     pub maintain_every: Duration,
     /// How long observations are kept; `None` means for ever.
     pub kept: Option<Duration>,
+    /// How long rollups of a tier are kept; `None` means for ever.
+    pub kept_rollups: [(Tier, Option<Duration>); 3],
     /// Files that no version has used for so long are deleted.
     pub vacuum_after: Duration,
     /// Bytes of quarantined messages that are kept.
@@ -104,19 +107,25 @@ impl Keeper {
                 // Nothing can be done without a table.
             } else if late > 0 && (late >= LATE_ROWS_MAX || is_long || merged.elapsed() >= self.schedule.merge_every) {
                 // A merge flushes first.
-                is_well &= self.work(Work::Merge, &stop).await;
+                is_well = self.work(Work::Merge, &stop).await;
                 (merged, flushed) = (Instant::now(), Instant::now());
             } else if ordered > 0 && (ordered >= self.schedule.flush_rows || is_long || flushed.elapsed() >= self.schedule.flush_after) {
-                is_well &= self.work(Work::Flush, &stop).await;
+                is_well = self.work(Work::Flush, &stop).await;
                 flushed = Instant::now();
             }
             if maintained.elapsed() >= self.schedule.maintain_every {
-                is_well &= self.maintain(&stop).await;
-                maintained = Instant::now();
+                if self.maintain(&stop).await {
+                    maintained = Instant::now();
+                } else {
+                    is_well = false;
+                }
             }
-            if vacuumed.elapsed() >= self.schedule.vacuum_after {
-                is_well &= self.work(Work::Vacuum, &stop).await;
-                vacuumed = Instant::now();
+            if vacuumed.elapsed() >= self.schedule.vacuum_after && self.lake.is_open() {
+                if self.work(Work::Vacuum, &stop).await {
+                    vacuumed = Instant::now();
+                } else {
+                    is_well = false;
+                }
             }
             pause = if is_well { Duration::ZERO } else { (pause * 2).clamp(PAUSE.0, PAUSE.1) };
         }
@@ -126,7 +135,10 @@ impl Keeper {
         let mut is_well = true;
         if self.lake.is_open() {
             is_well &= self.work(Work::Compact, stop).await;
-            if self.schedule.kept.is_some() {
+            // What is dropped is never rolled up again.
+            let is_rolled_up = self.work(Work::RollUp, stop).await;
+            is_well &= is_rolled_up;
+            if is_rolled_up && !stop.is_cancelled() {
                 is_well &= self.work(Work::Retain, stop).await;
             }
         }
@@ -152,7 +164,8 @@ impl Keeper {
             self.metrics.lake_work.get_or_create(&WorkLabels { work, result }).inc();
             match outcome {
                 Ok(more) => {
-                    self.failure.lock().take_if(|failure| failure.work == work);
+                    // A merge flushes first.
+                    self.failure.lock().take_if(|failure| failure.work == work || (failure.work, work) == (Work::Flush, Work::Merge));
                     if more == 0 || stop.is_cancelled() {
                         return true;
                     }
@@ -178,10 +191,14 @@ impl Keeper {
             Work::Merge => self.lake.merge().await,
             Work::Compact => self.lake.compact(&self.maintenance, now).await,
             Work::Flush => self.lake.flush().await.map(|_rows| 0),
-            Work::Retain => match self.schedule.kept {
-                Some(kept) => self.lake.drop_before(now.minus(kept)).await.map(|_files| 0),
-                None => Ok(0),
-            },
+            Work::RollUp => self.lake.roll_up(now).await,
+            Work::Retain => {
+                if let Some(kept) = self.schedule.kept {
+                    self.lake.drop_before(now.minus(kept)).await?;
+                }
+                let oldest = self.schedule.kept_rollups.map(|(tier, kept)| (tier, kept.map(|kept| now.minus(kept))));
+                self.lake.drop_rollups(&oldest).await.map(|_files| 0)
+            }
             Work::Vacuum => self.lake.vacuum(self.schedule.vacuum_after).await.map(|_files| 0),
         }
     }

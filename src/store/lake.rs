@@ -13,9 +13,11 @@
 //! goes on, questions are refused, and the task tries again.
 
 mod flush;
+mod look;
 mod maintain;
 mod merge;
 mod read;
+mod rollup;
 mod s3;
 mod scan;
 mod table;
@@ -34,12 +36,18 @@ use deltalake::logstore::LogStoreRef;
 use deltalake::{DeltaTable, DeltaTableError};
 use parking_lot::RwLock;
 use tokio::sync::MutexGuard;
+use uuid::Uuid;
 
+use jiff::tz::TimeZone;
+pub use look::{TableFault, TableFile, TableFolder, TableVersion, Unused};
 pub use maintain::Maintenance;
+use rollup::{LocalDays, Rollups, Touched};
+pub use rollup::{RollupChunk, RollupChunks};
+pub use scan::Snapshot;
 use table::Change;
 
 use crate::model::{Catalogue, Districts, Timestamp};
-use crate::state::{Database, FollowerPosition, LAKE, LedgerMoves, StateError, Trim};
+use crate::state::{Block, Database, FollowerPosition, LAKE, LedgerMoves, StateError, Trim};
 
 /// The store's name among the followers of the log.
 pub const STORE: &str = LAKE;
@@ -59,6 +67,12 @@ pub enum LakeError {
     /// Files of the table cannot be read now. Nothing has changed: retry.
     #[error("the table's files cannot be read")]
     Unreadable(#[source] DataFusionError),
+    /// Not in a folder of this machine, whose files alone can be copied and examined.
+    #[error(
+        "the table at {0} is not in a folder of this machine: let the bucket keep versions or a replica of it, and copy the data folder while \
+         the service is stopped"
+    )]
+    Remote(String),
     /// Files that the table's newest version names are missing or cut short.
     #[error("{} files of the table in {} are missing or cut short, first {:?}", files.len(), folder.display(), files.first())]
     Broken { folder: PathBuf, files: Vec<String> },
@@ -118,6 +132,8 @@ pub struct LakeSettings {
     pub digests: usize,
     /// Rows that one merge of late rows takes at most.
     pub merge_rows_max: usize,
+    /// The city's time zone: on its calendar observations are rolled up.
+    pub zone: TimeZone,
 }
 
 /// What the lake says of itself.
@@ -133,6 +149,25 @@ pub struct LakeStatus {
     pub rows: u64,
     /// How far it follows the log.
     pub position: FollowerPosition,
+    /// Files of the rollups.
+    pub rollup_files: usize,
+    /// Their bytes.
+    pub rollup_bytes: u64,
+    /// Their rows.
+    pub rollup_rows: u64,
+    /// Local days and properties that are not rolled up, or anew: those of today among them.
+    pub touched_units: usize,
+}
+
+/// The id of the application transactions that say what of a lane of the log the table holds.
+fn transaction_id(node: &str, incarnation: Uuid, lane: &str) -> String {
+    format!("conca/{node}/{incarnation}/{lane}")
+}
+
+/// What the table says it holds; zero where it says nothing.
+async fn transaction(table: &DeltaTable, id: &str) -> Result<u64, LakeError> {
+    let version = table.snapshot()?.transaction_version(&table.log_store(), id).await?;
+    Ok(version.and_then(|version| u64::try_from(version).ok()).unwrap_or(0))
 }
 
 /// The table that questions see, and the log's part that it holds.
@@ -142,12 +177,21 @@ struct Published {
     position: FollowerPosition,
     /// The table's files, by day.
     files: Arc<Vec<read::DayFile>>,
+    rollups: Rollups,
+    /// What the rollups may not be right about.
+    touched: Arc<Touched>,
 }
 
 impl Published {
-    fn new(table: DeltaTable, position: FollowerPosition) -> Result<Self, LakeError> {
+    fn new(table: DeltaTable, rollups: Rollups) -> Result<Self, LakeError> {
         let files = Arc::new(read::day_files(&table)?);
-        Ok(Self { table: Arc::new(table), position, files })
+        Ok(Self { table: Arc::new(table), position: FollowerPosition::default(), files, rollups, touched: Arc::default() })
+    }
+
+    /// With another version of the table.
+    fn with(&self, table: DeltaTable) -> Result<Self, LakeError> {
+        let files = Arc::new(read::day_files(&table)?);
+        Ok(Self { table: Arc::new(table), files, ..self.clone() })
     }
 }
 
@@ -194,7 +238,7 @@ impl Lake {
         districts: Arc<Districts>,
         settings: LakeSettings,
     ) -> Result<Self, LakeError> {
-        let log_store = table::log_store(&settings.url, &data.join("lake"))?;
+        let log_store = table::log_store(&table::location(&settings.url, &data.join("lake"))?)?;
         let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(settings.memory_max))).build_arc()?;
         let store_url = log_store.object_store_url();
         runtime.register_object_store(store_url.as_ref(), log_store.object_store(None));
@@ -239,32 +283,41 @@ impl Lake {
     async fn writer(&self) -> Result<MutexGuard<'_, LastChange>, LakeError> {
         let mut writer = self.writer.lock().await;
         if *writer == LastChange::Unknown {
-            let known = self.published.read().as_ref().map(|published| DeltaTable::clone(&published.table));
-            let table = match known {
-                Some(mut table) => {
+            let known = self.published.read().clone();
+            let newest = match known {
+                Some(known) => {
+                    let mut table = DeltaTable::clone(&known.table);
                     table.update_state().await?;
-                    table
+                    known.with(table)?
                 }
-                None => table::open_or_create(Arc::clone(&self.log_store)).await?,
+                None => self.open_tables().await?,
             };
-            self.settle(table).await?;
+            self.settle(newest).await?;
             *writer = LastChange::Settled;
         }
         Ok(writer)
     }
 
-    /// Brings the log's positions up to what the table says it holds.
-    async fn settle(&self, table: DeltaTable) -> Result<(), LakeError> {
-        let held = FollowerPosition {
-            ordered: self.transaction(&table, &self.ordered_id()).await?,
-            late: self.transaction(&table, &self.late_id()).await?,
+    /// Opens or makes the table and its rollups.
+    async fn open_tables(&self) -> Result<Published, LakeError> {
+        let table = table::open_or_create(Arc::clone(&self.log_store)).await?;
+        let rollups = Rollups::open(&table, &self.database, &self.catalogue, &self.settings.zone).await?;
+        rollups.register(&self.runtime);
+        Published::new(table, rollups)
+    }
+
+    /// Brings the log's positions up to what the table says it holds, and publishes it.
+    async fn settle(&self, published: Published) -> Result<(), LakeError> {
+        let table = Arc::clone(&published.table);
+        let held =
+            FollowerPosition { ordered: transaction(&table, &self.ordered_id()).await?, late: transaction(&table, &self.late_id()).await? };
+        let (known, planned, units) = {
+            let turn = self.database.turn();
+            (turn.follower(STORE)?, turn.planned_merge(STORE)?, turn.touched()?)
         };
         // Questions must not see the old version with the trimmed log: the new pair comes first.
-        *self.published.write() = Some(Published::new(table.clone(), held)?);
-        let (known, planned) = {
-            let turn = self.database.turn();
-            (turn.follower(STORE)?, turn.planned_merge(STORE)?)
-        };
+        let touched = Arc::new(Touched::of(&units, &self.catalogue, published.touched.moment()));
+        *self.published.write() = Some(Published { position: held, touched, ..published });
         if held.ordered < known.ordered || held.late < known.late {
             tracing::error!(
                 held = held.ordered,
@@ -283,30 +336,32 @@ impl Lake {
     }
 
     fn ordered_id(&self) -> String {
-        format!("conca/{}/{}/ordered", self.settings.node, self.database.incarnation())
+        transaction_id(&self.settings.node, self.database.incarnation(), "ordered")
     }
 
     fn late_id(&self) -> String {
-        format!("conca/{}/{}/late", self.settings.node, self.database.incarnation())
+        transaction_id(&self.settings.node, self.database.incarnation(), "late")
     }
 
-    async fn transaction(&self, table: &DeltaTable, id: &str) -> Result<u64, LakeError> {
-        let version = table.snapshot()?.transaction_version(&table.log_store(), id).await?;
-        Ok(version.and_then(|version| u64::try_from(version).ok()).unwrap_or(0))
-    }
-
-    /// Commits a change that follows the log up to a new position: the new version and the log's new end become visible
-    /// together, then the log is trimmed.
+    /// Commits a change that follows the log up to a new position and holds these blocks' rows: the new version and the log's new
+    /// end become visible together, then the log is trimmed.
     async fn follow(
         &self,
         writer: &mut LastChange,
         change: Change,
         position: FollowerPosition,
         moves: LedgerMoves,
+        blocks: &[Arc<Block>],
     ) -> Result<(), LakeError> {
+        let published = self.published()?;
+        let units = LocalDays::new(&self.settings.zone).units(self.database.live(), blocks.iter().map(Arc::as_ref));
+        // Noted before anything is touched: a crash in between costs a needless rollup.
+        self.note_touched(&published.touched, &units).await?;
         *writer = LastChange::Unknown;
-        let table = table::commit(&self.published()?.table, change).await?;
-        *self.published.write() = Some(Published::new(table, position)?);
+        let table = table::commit(&published.table, change).await?;
+        let mut touched = Touched::clone(&published.touched);
+        touched.touch(units);
+        *self.published.write() = Some(Published { position, touched: Arc::new(touched), ..published.with(table)? });
         self.trim(Trim { store: STORE, position, moves, digests: self.settings.digests }).await?;
         *writer = LastChange::Settled;
         Ok(())
@@ -316,8 +371,8 @@ impl Lake {
     async fn change(&self, writer: &mut LastChange, work: impl Future<Output = Result<DeltaTable, LakeError>>) -> Result<(), LakeError> {
         *writer = LastChange::Unknown;
         let table = work.await?;
-        let position = self.published()?.position;
-        *self.published.write() = Some(Published::new(table, position)?);
+        let next = self.published()?.with(table)?;
+        *self.published.write() = Some(next);
         *writer = LastChange::Settled;
         Ok(())
     }
@@ -343,8 +398,18 @@ impl Lake {
             bytes += u64::try_from(file.size()).unwrap_or(0);
             rows += file.num_records().unwrap_or(0) as u64;
         }
-        let version = published.table.version().unwrap_or(0);
-        Ok(Some(LakeStatus { version, files, bytes, rows, position: published.position }))
+        let (rollup_files, rollup_bytes, rollup_rows) = published.rollups.size();
+        Ok(Some(LakeStatus {
+            version: published.table.version().unwrap_or(0),
+            files,
+            bytes,
+            rows,
+            position: published.position,
+            rollup_files,
+            rollup_bytes,
+            rollup_rows,
+            touched_units: published.touched.len(),
+        }))
     }
 
     /// No observation in table and log is older; `None` where there is none at all.
@@ -373,6 +438,6 @@ impl Lake {
 
     /// Deletes files that no version has used for `unused`.
     pub async fn vacuum(&self, unused: Duration) -> Result<usize, LakeError> {
-        self.vacuum_files(unused).await
+        Ok(self.vacuum_files(unused).await? + self.vacuum_rollups(unused).await?)
     }
 }

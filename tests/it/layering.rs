@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// What each module of the crate may name with `crate::`, beside itself. Foundations are `model`, `config`, `state` and
 /// `metrics`; stages know foundations only, and `app` joins the stages.
-const ALLOWED: [(&str, &[&str]); 20] = [
+const ALLOWED: [(&str, &[&str]); 22] = [
     ("model", &[]),
     // A subscription's section names its decoder, that of quality its checks.
     ("config", &["model", "decode", "quality"]),
@@ -16,8 +16,9 @@ const ALLOWED: [(&str, &[&str]); 20] = [
     ("normalise", &["model"]),
     ("quality", &["model", "state"]),
     ("intake", &["model", "state", "quality"]),
-    ("store", &["model", "config", "state", "metrics"]),
-    ("query", &["model", "config", "state", "metrics", "store"]),
+    ("rollup", &["model"]),
+    ("store", &["model", "config", "state", "metrics", "rollup"]),
+    ("query", &["model", "config", "state", "metrics", "rollup", "store"]),
     ("mapping", &["model", "decode"]),
     ("alert", &["model", "config", "state", "metrics"]),
     ("api", &["model", "config", "state", "metrics", "ingest", "decode", "mapping", "normalise", "intake", "store", "query", "alert"]),
@@ -34,25 +35,28 @@ const ALLOWED: [(&str, &[&str]); 20] = [
             "normalise",
             "quality",
             "intake",
+            "rollup",
             "store",
             "query",
             "alert",
             "api",
         ],
     ),
+    ("keep", &["model", "config", "state", "store"]),
     ("demo", &["model", "config", "app", "alert"]),
     // The pure core of questions.
-    ("query/aggregate", &["model", "query"]),
+    ("query/aggregate", &["model", "query", "rollup"]),
     ("query/function", &["model", "query"]),
     ("query/health", &["model", "query"]),
-    ("query/window", &["model", "query"]),
+    ("query/plan", &["model", "query", "rollup"]),
 ];
 
 /// Crates whose types stay inside one module.
 const OWNED: [(&str, &[&str]); 10] = [
     ("rumqttc", &["ingest"]),
     ("rusqlite", &["state"]),
-    ("deltalake", &["store"]),
+    // Parquet files that people exchange are written with the same crates.
+    ("deltalake", &["store", "keep"]),
     ("datafusion", &["store"]),
     ("object_store", &["store"]),
     ("axum", &["api"]),
@@ -63,7 +67,7 @@ const OWNED: [(&str, &[&str]); 10] = [
 ];
 
 /// The pure core of questions knows of its own stage only itself.
-const QUERY_CORE: [&str; 4] = ["aggregate", "function", "health", "window"];
+const QUERY_CORE: [&str; 4] = ["aggregate", "function", "health", "plan"];
 
 struct Source {
     /// Path below `src`, without its ending.

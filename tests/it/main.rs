@@ -21,6 +21,7 @@ mod energy;
 mod faults;
 mod influxdb;
 mod interface;
+mod keep;
 mod layering;
 mod material;
 mod model;

@@ -5,6 +5,7 @@
 
 use crate::model::Summary;
 use crate::query::function::AcrossFunction;
+use crate::rollup::{Compensated, Sketch, Statistics, energy, growth, squares_together};
 
 /// Which rows a function looks at together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,9 @@ pub(super) trait Accumulator: Clone + Default {
 
     /// Takes a value and how long it held, in microseconds; zero when it was only seen.
     fn hold(&mut self, _value: f64, _micros: i64, _parameter: f64) {}
+
+    /// Takes the rows of a rollup's bucket: for functions that have a [`crate::rollup::Statistic`].
+    fn merge(&mut self, _rows: &Statistics) {}
 
     /// The function's value; `None` where it has none. `parameter` is the percentile's rank or the state's code.
     fn result(&mut self, count: u64, parameter: f64) -> Option<f64>;
@@ -59,61 +63,8 @@ pub(super) fn across(function: AcrossFunction, summary: Summary, results: &[f64]
     }
 }
 
-/// Sums side by side.
-const LANES: usize = 4;
-
-/// A sum that remembers what rounding took from it (Neumaier 1974).
-#[derive(Clone, Copy, Default)]
-struct Compensated {
-    sum: f64,
-    lost: f64,
-}
-
-impl Compensated {
-    #[inline]
-    fn add(&mut self, value: f64) {
-        let sum = self.sum + value;
-        // Knuth's form of the exact error: no branch on which of the two is larger.
-        let part = sum - self.sum;
-        self.lost += (self.sum - (sum - part)) + (value - part);
-        self.sum = sum;
-    }
-
-    /// Adds what is made of each value. Each addition waits for the one before it, so that several sums side by side are quicker.
-    #[inline]
-    fn add_each(&mut self, values: &[f64], make: impl Fn(f64) -> f64) {
-        let (chunks, rest) = values.as_chunks::<LANES>();
-        if !chunks.is_empty() {
-            let (mut sums, mut losts) = ([0.0; LANES], [0.0; LANES]);
-            for chunk in chunks {
-                for ((sum, lost), value) in sums.iter_mut().zip(&mut losts).zip(chunk) {
-                    let mut lane = Self { sum: *sum, lost: *lost };
-                    lane.add(make(*value));
-                    (*sum, *lost) = (lane.sum, lane.lost);
-                }
-            }
-            for (sum, lost) in sums.into_iter().zip(losts) {
-                self.add(sum);
-                self.lost += lost;
-            }
-        }
-        for value in rest {
-            self.add(make(*value));
-        }
-    }
-
-    fn total(self) -> f64 {
-        self.sum + self.lost
-    }
-}
-
 fn finite(value: f64) -> Option<f64> {
     value.is_finite().then_some(value)
-}
-
-/// A level's energy relative to that of 0 dB.
-fn energy(level: f64) -> f64 {
-    (level * (std::f64::consts::LN_10 / 10.0)).exp()
 }
 
 /// The level of an energy; none for no energy.
@@ -143,6 +94,11 @@ impl Accumulator for Sum {
         self.0.add_each(values, |value| value);
     }
 
+    #[inline]
+    fn merge(&mut self, rows: &Statistics) {
+        self.0.add(rows.sum);
+    }
+
     fn result(&mut self, _count: u64, _parameter: f64) -> Option<f64> {
         finite(self.0.total())
     }
@@ -157,6 +113,11 @@ impl Accumulator for Mean {
     #[inline]
     fn add(&mut self, _times: &[i64], values: &[f64]) {
         self.0.add_each(values, |value| value);
+    }
+
+    #[inline]
+    fn merge(&mut self, rows: &Statistics) {
+        self.0.add(rows.sum);
     }
 
     fn result(&mut self, count: u64, _parameter: f64) -> Option<f64> {
@@ -188,6 +149,12 @@ impl Accumulator for CircularMean {
         }
     }
 
+    #[inline]
+    fn merge(&mut self, rows: &Statistics) {
+        self.sine.add(rows.sine);
+        self.cosine.add(rows.cosine);
+    }
+
     fn result(&mut self, count: u64, _parameter: f64) -> Option<f64> {
         let (sine, cosine) = (self.sine.total(), self.cosine.total());
         if sine.hypot(cosine) < Self::LENGTH_MIN * count as f64 {
@@ -216,6 +183,11 @@ impl Accumulator for EnergeticMean {
         self.0.add_each(values, energy);
     }
 
+    #[inline]
+    fn merge(&mut self, rows: &Statistics) {
+        self.0.add(rows.energy);
+    }
+
     fn result(&mut self, count: u64, _parameter: f64) -> Option<f64> {
         level(self.0.total() / count as f64)
     }
@@ -231,6 +203,11 @@ impl Accumulator for EnergeticSum {
     #[inline]
     fn add(&mut self, _times: &[i64], values: &[f64]) {
         self.0.add_each(values, energy);
+    }
+
+    #[inline]
+    fn merge(&mut self, rows: &Statistics) {
+        self.0.add(rows.energy);
     }
 
     fn result(&mut self, _count: u64, _parameter: f64) -> Option<f64> {
@@ -255,6 +232,11 @@ impl Accumulator for Min {
         self.0 = values.iter().fold(self.0, |least, value| if *value < least { *value } else { least });
     }
 
+    #[inline]
+    fn merge(&mut self, rows: &Statistics) {
+        self.0 = self.0.min(rows.min);
+    }
+
     fn result(&mut self, _count: u64, _parameter: f64) -> Option<f64> {
         finite(self.0)
     }
@@ -275,6 +257,11 @@ impl Accumulator for Max {
     #[inline]
     fn add(&mut self, _times: &[i64], values: &[f64]) {
         self.0 = values.iter().fold(self.0, |most, value| if *value > most { *value } else { most });
+    }
+
+    #[inline]
+    fn merge(&mut self, rows: &Statistics) {
+        self.0 = self.0.max(rows.max);
     }
 
     fn result(&mut self, _count: u64, _parameter: f64) -> Option<f64> {
@@ -306,6 +293,11 @@ impl Accumulator for First {
         }
     }
 
+    #[inline]
+    fn merge(&mut self, rows: &Statistics) {
+        self.add(&[rows.first.time], &[rows.first.value]);
+    }
+
     fn result(&mut self, _count: u64, _parameter: f64) -> Option<f64> {
         finite(self.value)
     }
@@ -335,6 +327,11 @@ impl Accumulator for Last {
         }
     }
 
+    #[inline]
+    fn merge(&mut self, rows: &Statistics) {
+        self.add(&[rows.last.time], &[rows.last.value]);
+    }
+
     fn result(&mut self, _count: u64, _parameter: f64) -> Option<f64> {
         finite(self.value)
     }
@@ -347,6 +344,15 @@ pub(super) struct Stddev {
     count: f64,
     mean: f64,
     squares: f64,
+}
+
+impl Stddev {
+    /// Adds rows by their mean and their squared distances from it.
+    fn put(&mut self, count: f64, mean: f64, squares: f64) {
+        self.squares = squares_together((self.count, self.mean, self.squares), (count, mean, squares));
+        self.mean += (mean - self.mean) * (count / (self.count + count));
+        self.count += count;
+    }
 }
 
 impl Accumulator for Stddev {
@@ -363,10 +369,13 @@ impl Accumulator for Stddev {
         let mean = sum.total() / count;
         let mut squares = Compensated::default();
         squares.add_each(values, |value| (value - mean) * (value - mean));
-        let (together, apart) = (self.count + count, mean - self.mean);
-        self.squares += squares.total() + apart * apart * (self.count * count / together);
-        self.mean += apart * (count / together);
-        self.count = together;
+        self.put(count, mean, squares.total());
+    }
+
+    #[inline]
+    fn merge(&mut self, rows: &Statistics) {
+        let count = rows.count as f64;
+        self.put(count, rows.sum / count, rows.squares);
     }
 
     fn result(&mut self, count: u64, _parameter: f64) -> Option<f64> {
@@ -397,6 +406,33 @@ impl Accumulator for Percentile {
     }
 }
 
+/// Percentiles within [`crate::rollup::RELATIVE_ERROR`], from sketches of days and from rows.
+#[derive(Clone, Default)]
+pub(super) struct SketchedPercentile(Option<Box<Sketch>>);
+
+impl Accumulator for SketchedPercentile {
+    const ROLE: Role = Role::Alone;
+
+    #[inline]
+    fn add(&mut self, _times: &[i64], values: &[f64]) {
+        let sketch = self.0.get_or_insert_default();
+        for value in values {
+            sketch.add(*value);
+        }
+    }
+
+    #[inline]
+    fn merge(&mut self, rows: &Statistics) {
+        if let Some(part) = &rows.sketch {
+            self.0.get_or_insert_default().merge(part);
+        }
+    }
+
+    fn result(&mut self, _count: u64, parameter: f64) -> Option<f64> {
+        self.0.as_ref()?.percentile(parameter).and_then(finite)
+    }
+}
+
 /// The growth of a counter. A fall is a reset, after which it counts from zero.
 #[derive(Clone, Default)]
 pub(super) struct Increase {
@@ -409,8 +445,16 @@ impl Accumulator for Increase {
 
     #[inline]
     fn pair(&mut self, before: f64, value: f64) {
-        self.sum.add(if value < before { value.max(0.0) } else { value - before });
+        self.sum.add(growth(before, value));
         self.is_known = true;
+    }
+
+    #[inline]
+    fn merge(&mut self, rows: &Statistics) {
+        if rows.count > 1 {
+            self.sum.add(rows.increase.unwrap_or(0.0));
+            self.is_known = true;
+        }
     }
 
     fn result(&mut self, _count: u64, _parameter: f64) -> Option<f64> {

@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use super::accumulator::{across, normal_degrees};
 use super::{Answer, GroupBy, Member, NO_DISTRICT, Plan, Series};
+use crate::model::Windows;
 use crate::model::{Kind, Property, Summary, Timestamp};
 use crate::query::function::{FunctionError, TimeFunction};
-use crate::query::window::Windows;
 
 /// What becomes of windows without rows. A made-up value is marked by [`Bucket::filled`]. There is no filling with zero: a silent
 /// counter of vehicles does not mean that none came by.

@@ -2,8 +2,8 @@ use jiff::tz::TimeZone;
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::WindowSize;
 use crate::model::{Catalogue, Flags};
-use crate::query::window::WindowSize;
 
 const MINUTE: i64 = 60_000_000;
 const HOUR: i64 = 60 * MINUTE;
@@ -52,6 +52,7 @@ fn plan(asked: &Asked) -> Plan {
         hold_intervals: 3.0,
         slots_max: 1_000_000,
         rows_max: 1_000_000,
+        sketched: false,
     }
 }
 

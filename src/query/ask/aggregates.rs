@@ -8,13 +8,18 @@ use hashbrown::HashMap;
 use jiff::tz::TimeZone;
 
 use super::place::Whereabouts;
-use super::{Answers, AskError, Filter};
+use super::{Answers, AskError, Filter, Quality};
 use crate::model::{DeviceId, DeviceKind, DistrictIndex, Kind, Property, PropertyIndex, Timestamp};
-use crate::query::aggregate::{Aggregator, Bucket, Fill, GroupBy, Lead, Member, NO_DISTRICT, Plan, Row};
+use crate::model::{WindowSize, Windows};
+use crate::query::aggregate::{AggregateError, Aggregator, Bucket, Fill, GroupBy, Lead, Member, NO_DISTRICT, Plan, Row};
 use crate::query::function::{AcrossFunction, TimeFunction};
-use crate::query::window::{WindowSize, Windows};
+use crate::query::plan::{self, RolledUp, Source, Sources, Stretch};
+use crate::rollup::{RELATIVE_ERROR, Statistic};
 use crate::state::{DeviceIndex, State};
-use crate::store::{Chunk, Detail, Order, Selection};
+use crate::store::{Chunk, Chunks, Detail, Order, RollupChunk, RollupChunks, Selection, View};
+
+/// Up to so many expected rows, percentiles are exact even where sketches would answer.
+const EXACT_ROWS_MAX: f64 = 1e6;
 
 /// What aggregates are asked for.
 #[derive(Clone, Debug)]
@@ -58,10 +63,23 @@ pub struct Aggregates {
     pub start: Timestamp,
     /// Where the last one ends.
     pub end: Timestamp,
-    /// How many observations were looked at.
+    /// How many observations it rests on, those that are rolled up included.
     pub rows: u64,
+    /// How far percentiles may lie from the exact ones, as a part of these; `None` where they are exact.
+    pub relative_error: Option<f64>,
+    /// Where the numbers come from.
+    pub explanation: Explanation,
     /// By group.
     pub series: Vec<AggregateSeries>,
+}
+
+/// Where the numbers of an answer come from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Explanation {
+    /// Stretches of time, and how many rows or buckets were read of each.
+    pub read: Vec<(Stretch, u64)>,
+    /// Why nothing coarser was read.
+    pub reason: &'static str,
 }
 
 /// The buckets of one group, by window.
@@ -92,6 +110,50 @@ struct Cast {
     whereabouts: Vec<Whereabouts>,
     names: HashMap<u32, DeviceId>,
     kinds: Vec<DeviceKind>,
+}
+
+/// What an aggregate is made of.
+#[derive(Clone)]
+struct Reads {
+    plan: Plan,
+    members: Vec<Member>,
+    selection: Selection,
+}
+
+/// All that an aggregate needs.
+struct Gathered {
+    aggregator: Aggregator,
+    /// Observations, also those that buckets stand for.
+    rows: u64,
+    /// Rows or buckets, by stretch.
+    read: Vec<u64>,
+}
+
+impl Gathered {
+    async fn take_rows(&mut self, mut chunks: Chunks) -> Result<u64, AskError> {
+        let mut read = 0;
+        while let Some(chunk) = chunks.next().await {
+            let Chunk { device, time, value, flags, district, .. } = &chunk?;
+            read += time.len() as u64;
+            self.aggregator.push_chunk(device, time, value, flags, district)?;
+            // Batches that are ready must not keep others from the thread.
+            tokio::task::coop::consume_budget().await;
+        }
+        self.rows += read;
+        Ok(read)
+    }
+
+    async fn take_buckets(&mut self, mut chunks: RollupChunks) -> Result<u64, AskError> {
+        let mut read = 0;
+        while let Some(chunk) = chunks.next().await {
+            let RollupChunk { device, start, district, statistics } = &chunk?;
+            read += start.len() as u64;
+            self.rows += statistics.iter().map(|statistics| statistics.count).sum::<u64>();
+            self.aggregator.push_rollup(device, start, district, statistics)?;
+            tokio::task::coop::consume_budget().await;
+        }
+        Ok(read)
+    }
 }
 
 /// On which side of a selection.
@@ -127,6 +189,23 @@ impl Answers {
         for (member, whereabouts) in cast.members.iter_mut().zip(&cast.whereabouts) {
             member.district = self.home(whereabouts, &question.filter);
         }
+        let view = self.history.view()?;
+        let rows_expected = cast.members.iter().map(|member| end.since(start).as_secs_f64() / member.interval_s.max(1.0)).sum();
+        let sources = {
+            let snapshot = view.rolled_up();
+            let touched = snapshot.map(|(lake, snapshot)| lake.touched_days(snapshot, question.property)).unwrap_or_default();
+            let rolled_up = snapshot.map(|(lake, _snapshot)| RolledUp { zone: lake.zone(), touched: &touched });
+            let asked = plan::Question {
+                property: &property,
+                time,
+                windows: &windows,
+                by_area: question.filter.area.is_some(),
+                trusted: question.filter.quality == Quality::Trusted,
+                rows_expected,
+                rows_exact_max: EXACT_ROWS_MAX.min(self.limits.percentile_rows_max as f64),
+            };
+            Sources::plan(&asked, rolled_up)
+        };
         let plan = Plan {
             windows,
             time,
@@ -138,37 +217,18 @@ impl Answers {
             hold_intervals: self.limits.hold_intervals,
             slots_max: self.limits.buckets_max,
             rows_max: self.limits.percentile_rows_max,
+            sketched: sources.statistic == Statistic::Sketch,
         };
-        let (needs_order, lead) = (plan.needs_order(), plan.lead(&cast.members));
-        let by_district = question.group_by.contains(&GroupBy::District);
-        let detail = if by_district { Detail::Numbers } else { Detail::Values };
-        let mut selection = question.filter.selection(vec![question.property], start, end, devices);
-        let before = match lead {
-            Lead::None => Vec::new(),
-            Lead::Within(hold) => {
-                selection.from = start.minus(hold);
-                Vec::new()
+        let selection = question.filter.selection(vec![question.property], start, end, devices);
+        let reads = Reads { plan, members: cast.members, selection };
+        let gathered = match self.gather(&view, reads.clone(), &sources).await {
+            Err(AskError::Aggregate(AggregateError::Moved { .. })) => {
+                let rows = Sources::rows(&reads.plan.windows, "a device moved between districts while it counted");
+                (self.gather(&view, reads, &rows).await?, rows)
             }
-            Lead::Any => {
-                let devices: Vec<DeviceIndex> = cast.members.iter().map(|member| DeviceIndex(member.device)).collect();
-                self.nearest(Beside::Before, &selection, detail, &devices).await?
-            }
+            gathered => (gathered?, sources),
         };
-        let mut aggregator = Aggregator::new(plan, cast.members)?;
-        for row in before {
-            aggregator.push(row)?;
-        }
-        let order = if needs_order { Order::SeriesTime } else { Order::Any };
-        let mut chunks = self.history.scan(selection, order, detail)?;
-        let mut rows = 0;
-        while let Some(chunk) = chunks.next().await {
-            let Chunk { device, time, value, flags, district, .. } = &chunk?;
-            rows += time.len() as u64;
-            aggregator.push_chunk(device, time, value, flags, district)?;
-            // Batches that are ready must not keep others from the thread.
-            tokio::task::coop::consume_budget().await;
-        }
-        drop(chunks);
+        let (Gathered { aggregator, rows, read }, sources) = gathered;
         let (now, lateness) = (self.clock.now(), self.limits.lateness.0);
         let buckets =
             tokio::task::spawn_blocking(move || aggregator.finish(now, lateness)).await.map_err(|_stopped| AskError::Stopped)??;
@@ -184,8 +244,50 @@ impl Answers {
             start,
             end,
             rows,
+            relative_error: sources
+                .use_rollups()
+                .then_some(sources.statistic)
+                .filter(|statistic| *statistic == Statistic::Sketch)
+                .map(|_| RELATIVE_ERROR),
+            explanation: Explanation { read: sources.stretches.into_iter().zip(read).collect(), reason: sources.reason },
             series: series(buckets, &cast.names, &cast.kinds, question.filter.has_place()),
         })
+    }
+
+    /// Reads rows and buckets into an aggregator.
+    async fn gather(&self, view: &View<'_>, reads: Reads, sources: &Sources) -> Result<Gathered, AskError> {
+        let Reads { plan, members, selection } = reads;
+        let order = if plan.needs_order() { Order::SeriesTime } else { Order::Any };
+        let lead = plan.lead(&members);
+        let detail = if plan.group.contains(&GroupBy::District) { Detail::Numbers } else { Detail::Values };
+        let before = match lead {
+            Lead::Any => {
+                let devices: Vec<DeviceIndex> = members.iter().map(|member| DeviceIndex(member.device)).collect();
+                self.nearest(Beside::Before, &selection, detail, &devices).await?
+            }
+            Lead::None | Lead::Within(_) => Vec::new(),
+        };
+        let start = plan.windows.start();
+        let mut aggregator = Aggregator::new(plan, members)?;
+        for row in before {
+            aggregator.push(row)?;
+        }
+        let mut gathered = Gathered { aggregator, rows: 0, read: Vec::with_capacity(sources.stretches.len()) };
+        for stretch in &sources.stretches {
+            let mut selection = Selection { from: stretch.from, to: stretch.to, ..selection.clone() };
+            if let (Lead::Within(hold), true) = (lead, stretch.from == start) {
+                selection.from = start.minus(hold);
+            }
+            let read = match (stretch.source, view.rolled_up()) {
+                (Source::Rollup(tier), Some((lake, snapshot))) => {
+                    let chunks = lake.rollup_at(snapshot, tier, sources.statistic, &selection, order, detail)?;
+                    gathered.take_buckets(chunks).await?
+                }
+                _ => gathered.take_rows(view.scan(selection, order, detail)?).await?,
+            };
+            gathered.read.push(read);
+        }
+        Ok(gathered)
     }
 
     /// Where a device is expected: nowhere if it moves about, or is at home where nobody asked.

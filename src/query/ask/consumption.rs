@@ -11,10 +11,10 @@ use rust_decimal::Decimal;
 use super::aggregates::{Beside, rows};
 use super::{Answers, AskError, Filter};
 use crate::model::{DeviceId, Kind, Property, PropertyIndex, Timestamp};
+use crate::model::{WindowSize, Windows};
 use crate::query::aggregate::Row;
 use crate::query::consumption::{Meter, Used};
 use crate::query::tariff::Tariff;
-use crate::query::window::{WindowSize, Windows};
 use crate::state::DeviceIndex;
 use crate::store::{Detail, Order};
 

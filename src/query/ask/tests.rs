@@ -76,8 +76,14 @@ impl City {
         let (catalogue, districts) = (Arc::new(Catalogue::built_in()), Arc::new(Districts::built_in()));
         let (database, _work) = Database::open(folder.path(), &catalogue, &districts).unwrap();
         let database = Arc::new(database);
-        let settings =
-            LakeSettings { url: String::new(), node: "test".to_owned(), memory_max: 64 << 20, digests: 1_000, merge_rows_max: 100_000 };
+        let settings = LakeSettings {
+            url: String::new(),
+            node: "test".to_owned(),
+            memory_max: 64 << 20,
+            digests: 1_000,
+            merge_rows_max: 100_000,
+            zone: jiff::tz::TimeZone::get("Europe/Rome").unwrap(),
+        };
         let path = PathBuf::from(folder.path());
         let lake = Lake::open(&path, Arc::clone(&database), Arc::clone(&catalogue), Arc::clone(&districts), settings).await.unwrap();
         let lake = Arc::new(lake);
@@ -157,6 +163,10 @@ impl City {
 
     async fn merge(&self) {
         while self.lake.merge().await.unwrap() > 0 {}
+    }
+
+    async fn roll_up(&self) {
+        while self.lake.roll_up(self.clock.now()).await.unwrap() > 0 {}
     }
 
     async fn compact(&self) {

@@ -30,7 +30,7 @@ impl Lake {
         let blocks = self.database.live().tail_after(published.position.ordered, u64::MAX).ordered;
         let Some(last) = blocks.last().map(|block| block.sequence) else { return Ok(0) };
         // Delta records the transaction but does not enforce it: read it before every flush.
-        let held = self.transaction(&published.table, &self.ordered_id()).await?;
+        let held = super::transaction(&published.table, &self.ordered_id()).await?;
         if held >= last {
             return Err(LakeError::Unknown { what: "log position", text: format!("{held} where the log ends with {last}") });
         }
@@ -39,7 +39,7 @@ impl Lake {
         let adds = write_files(&published.table, FLUSH_LEVEL, batches).await?;
         let change = Change { adds, transactions: vec![(self.ordered_id(), last)], ..Change::default() };
         let position = FollowerPosition { ordered: last, ..published.position };
-        self.follow(writer, change, position, LedgerMoves::default()).await?;
+        self.follow(writer, change, position, LedgerMoves::default(), &blocks).await?;
         Ok(rows)
     }
 

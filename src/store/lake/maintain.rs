@@ -49,10 +49,10 @@ impl Default for Maintenance {
 /// A file of the newest version.
 #[derive(Clone, Debug)]
 pub(super) struct FileInfo {
-    add: Add,
+    pub(super) add: Add,
     remove: Remove,
-    date: String,
-    rows: u64,
+    pub(super) date: String,
+    pub(super) rows: u64,
 }
 
 impl FileInfo {
@@ -98,11 +98,13 @@ impl Lake {
     pub(super) async fn drop_partitions_before(&self, oldest: Timestamp) -> Result<usize, LakeError> {
         let mut writer = self.writer().await?;
         let table = self.published()?.table;
-        let limit = date_text(date_of(oldest.micros()));
+        let (day, limit) = (date_of(oldest.micros()), date_text(date_of(oldest.micros())));
         let old: Vec<FileInfo> = files(&table)?.into_iter().filter(|file| file.date < limit).collect();
         if old.is_empty() {
             return Ok(0);
         }
+        // What is dropped is never rolled up again.
+        self.in_turn(move |turn| turn.keep_from(day)).await?;
         let removes = old.iter().map(|file| file.remove(true)).collect();
         self.change(&mut writer, commit(&table, Change { removes, ..Change::default() })).await?;
         Ok(old.len())

@@ -55,7 +55,7 @@ impl Lake {
         let Some(last) = blocks.last().map(|block| block.sequence) else { return Ok(0) };
         self.flush_held(&mut writer).await?;
         let published = self.published()?;
-        let held = self.transaction(&published.table, &self.late_id()).await?;
+        let held = super::transaction(&published.table, &self.late_id()).await?;
         if held >= last {
             return Err(LakeError::Unknown { what: "log position", text: format!("{held} where the log ends with {last}") });
         }
@@ -67,11 +67,11 @@ impl Lake {
         self.in_turn(move |turn| turn.plan_merge(STORE, &plan)).await?;
         let change = Change { adds, removes, transactions: vec![(self.late_id(), last)], rearranged: false };
         let position = FollowerPosition { late: last, ..published.position };
-        self.follow(&mut writer, change, position, resolved.moves).await?;
+        self.follow(&mut writer, change, position, resolved.moves, &blocks).await?;
         Ok(rows)
     }
 
-    async fn in_turn(
+    pub(super) async fn in_turn(
         &self,
         work: impl FnOnce(&mut crate::state::Turn<'_>) -> Result<(), crate::state::StateError> + Send + 'static,
     ) -> Result<(), LakeError> {

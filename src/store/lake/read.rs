@@ -18,6 +18,7 @@ use deltalake::datafusion::datasource::source::DataSourceExec;
 use deltalake::datafusion::error::DataFusionError;
 use deltalake::datafusion::execution::context::ExecutionProps;
 use deltalake::datafusion::execution::object_store::ObjectStoreUrl;
+use deltalake::datafusion::execution::runtime_env::RuntimeEnv;
 use deltalake::datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use deltalake::datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use deltalake::datafusion::logical_expr::{Expr, col, lit};
@@ -54,6 +55,9 @@ pub(super) struct DayFile {
 }
 
 impl DayFile {
+    /// Of a day, in microseconds.
+    pub(super) const LENGTH: i64 = DAY;
+
     /// Where its day begins, in microseconds.
     pub(super) fn start(&self) -> i64 {
         i64::from(self.day) * DAY
@@ -112,7 +116,8 @@ impl Lake {
             Order::Any => {
                 let mut plans = Vec::new();
                 for wanted in [Part::Whole, Part::Partial] {
-                    let files: Vec<&DayFile> = days.iter().filter(|day| part(day) == wanted).copied().flatten().collect();
+                    let files = days.iter().filter(|day| part(day) == wanted).copied().flatten();
+                    let files: Vec<(&str, u64)> = files.map(|file| (file.path.as_str(), file.bytes)).collect();
                     if !files.is_empty() {
                         plans.push(scan.plan(wanted, balance(&files, self.cores), order));
                     }
@@ -142,17 +147,53 @@ impl Lake {
 const DAY: i64 = 86_400_000_000;
 
 /// Files in as many groups of about the same size as can be read at once.
-fn balance(files: &[&DayFile], groups: usize) -> Vec<FileGroup> {
-    let mut by_size: Vec<&&DayFile> = files.iter().collect();
-    by_size.sort_by_key(|file| std::cmp::Reverse(file.bytes));
+pub(super) fn balance(files: &[(&str, u64)], groups: usize) -> Vec<FileGroup> {
+    let mut by_size = files.to_vec();
+    by_size.sort_by_key(|(_path, bytes)| std::cmp::Reverse(*bytes));
     let mut groups: Vec<(u64, Vec<PartitionedFile>)> = vec![(0, Vec::new()); groups.clamp(1, files.len())];
-    for file in by_size {
+    for (path, size) in by_size {
         if let Some((bytes, group)) = groups.iter_mut().min_by_key(|(bytes, _group)| *bytes) {
-            *bytes += file.bytes.max(1);
-            group.push(PartitionedFile::new(file.path.as_str(), file.bytes));
+            *bytes += size.max(1);
+            group.push(PartitionedFile::new(path, size));
         }
     }
     groups.into_iter().map(|(_bytes, group)| FileGroup::new(group)).collect()
+}
+
+/// A source of Parquet files whose rows are held against a filter while they are decoded. Footers stay in memory.
+pub(super) fn parquet_source(
+    runtime: &RuntimeEnv,
+    url: &ObjectStoreUrl,
+    schema: &SchemaRef,
+    filter: Option<&Expr>,
+) -> Result<ParquetSource, LakeError> {
+    let (store, cache) = (runtime.object_store(url)?, runtime.cache_manager.get_file_metadata_cache());
+    let source = ParquetSource::new(Arc::clone(schema))
+        .with_parquet_file_reader_factory(Arc::new(CachedParquetFileReaderFactory::new(store, cache)))
+        .with_pushdown_filters(true)
+        .with_enable_page_index(true);
+    let Some(filter) = filter else { return Ok(source) };
+    let named = DFSchema::try_from(Schema::clone(schema))?;
+    let filter = create_physical_expr(filter, &named, &ExecutionProps::new(), &PhysicalPlanningContext::default())?;
+    Ok(source.with_predicate(filter))
+}
+
+/// Reads some columns of groups of files, the groups beside each other.
+pub(super) fn parquet_plan(
+    url: &ObjectStoreUrl,
+    source: ParquetSource,
+    groups: Vec<FileGroup>,
+    projection: Vec<usize>,
+    order: Order,
+) -> Arc<dyn ExecutionPlan> {
+    let config = FileScanConfigBuilder::new(url.clone(), Arc::new(source))
+        .with_file_groups(groups)
+        // Else a group that is done helps with the files of others.
+        .with_preserve_order(order == Order::SeriesTime)
+        .with_projection_indices(Some(projection))
+        .expect("a Parquet source takes any projection of columns")
+        .build();
+    DataSourceExec::from_data_source(config)
 }
 
 /// How the files of one question are read.
@@ -170,27 +211,9 @@ struct FileScan {
 impl FileScan {
     fn new(lake: &Lake, selection: &Selection, detail: Detail) -> Result<Self, LakeError> {
         let schema = file_schema();
-        let store = lake.runtime.object_store(&lake.store_url)?;
-        let cache = lake.runtime.cache_manager.get_file_metadata_cache();
-        let source = ParquetSource::new(Arc::clone(&schema))
-            .with_parquet_file_reader_factory(Arc::new(CachedParquetFileReaderFactory::new(store, cache)))
-            .with_pushdown_filters(true)
-            .with_enable_page_index(true);
         let identity = lake.identity_filter(selection);
-        let named = DFSchema::try_from(Schema::clone(&schema))?;
-        let with = |filter: Option<Expr>| -> Result<ParquetSource, LakeError> {
-            Ok(match filter {
-                Some(filter) => source.with_predicate(create_physical_expr(
-                    &filter,
-                    &named,
-                    &ExecutionProps::new(),
-                    &PhysicalPlanningContext::default(),
-                )?),
-                None => source.clone(),
-            })
-        };
-        let time = |micros: i64| lit(ScalarValue::TimestampMicrosecond(Some(micros), Some("UTC".into())));
-        let times = col(TIME).gt_eq(time(selection.from.micros())).and(col(TIME).lt(time(selection.to.micros())));
+        let with = |filter: Option<Expr>| parquet_source(&lake.runtime, &lake.store_url, &schema, filter.as_ref());
+        let times = col(TIME).gt_eq(instant(selection.from.micros())).and(col(TIME).lt(instant(selection.to.micros())));
         let columns = columns(selection, detail);
         let projection = columns.iter().map(|column| schema.index_of(column)).collect::<Result<_, _>>().map_err(DataFusionError::from)?;
         let mut order = Vec::new();
@@ -212,14 +235,7 @@ impl FileScan {
             Part::Whole => self.whole.clone(),
             Part::Partial => self.partial.clone(),
         };
-        let config = FileScanConfigBuilder::new(self.url.clone(), Arc::new(source))
-            .with_file_groups(groups)
-            // Else a group that is done helps with the files of others.
-            .with_preserve_order(order == Order::SeriesTime)
-            .with_projection_indices(Some(self.projection.clone()))
-            .expect("a Parquet source takes any projection of columns")
-            .build();
-        DataSourceExec::from_data_source(config)
+        parquet_plan(&self.url, source, groups, self.projection.clone(), order)
     }
 
     /// One day: its files are sorted, and there are few.
@@ -264,7 +280,7 @@ fn columns(selection: &Selection, detail: Detail) -> Vec<&'static str> {
 
 impl Lake {
     /// What is asked of property and device; times aside.
-    fn identity_filter(&self, selection: &Selection) -> Option<Expr> {
+    pub(super) fn identity_filter(&self, selection: &Selection) -> Option<Expr> {
         let mut filters = Vec::new();
         if !selection.properties.is_empty() {
             let ids: Vec<String> = selection.properties.iter().map(|property| self.catalogue.get(*property).id.clone()).collect();
@@ -287,11 +303,15 @@ impl Lake {
     }
 }
 
+pub(super) fn instant(micros: i64) -> Expr {
+    lit(ScalarValue::TimestampMicrosecond(Some(micros), Some("UTC".into())))
+}
+
 fn text(value: &str) -> Expr {
     lit(ScalarValue::Utf8View(Some(value.to_owned())))
 }
 
-fn one_of(column: &str, values: &[String]) -> Expr {
+pub(super) fn one_of(column: &str, values: &[String]) -> Expr {
     match values {
         [only] => col(column).eq(text(only)),
         _ => col(column).in_list(values.iter().map(|value| text(value)).collect(), false),

@@ -10,7 +10,7 @@ use hashbrown::{HashMap, HashSet};
 
 use super::read::DEVICES_IN_FILTER;
 use super::table::{DEVICE, DISTRICT, FLAGS, LATITUDE, LONGITUDE, ORIGINAL_UNIT, ORIGINAL_VALUE, PROPERTY, TIME, VALUE};
-use super::{Lake, LakeError};
+use super::{Lake, LakeError, Published};
 use crate::model::{Catalogue, Districts, Flags, Original, Position};
 use crate::state::{Block, DeviceIndex, Live, SeriesIndex, Tail};
 use crate::store::selection::{Chunk, Chunks, Detail, NO_DISTRICT, Order, Selection};
@@ -18,34 +18,42 @@ use crate::store::selection::{Chunk, Chunks, Detail, NO_DISTRICT, Order, Selecti
 /// Rows of the log that come as one chunk.
 const RECENT_ROWS: usize = 8_192;
 
+/// A version of table and rollups, and exactly the log rows that it lacks: whoever looks at it again sees the same. The files outlive it
+/// for as long as any question may take.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub(super) published: Published,
+    pub(super) tail: Tail,
+}
+
 /// Identities of late rows: the table's and the ordered lane's rows of the same identity do not count.
 type Overlay = HashSet<(u32, u16, i64)>;
 
 impl Lake {
     /// All observations of a selection, each identity once.
     pub fn scan(&self, selection: Selection, order: Order, detail: Detail) -> Result<Chunks, LakeError> {
-        let (published, tail) = {
-            let published = self.published.read();
-            let published = published.as_ref().ok_or(LakeError::Unopened)?;
-            (published.clone(), self.database.live().tail_after(published.position.ordered, published.position.late))
-        };
+        self.scan_at(&self.snapshot()?, selection, order, detail)
+    }
+
+    /// What there is now.
+    pub fn snapshot(&self) -> Result<Snapshot, LakeError> {
+        let published = self.published.read();
+        let published = published.as_ref().ok_or(LakeError::Unopened)?;
+        let tail = self.database.live().tail_after(published.position.ordered, published.position.late);
+        Ok(Snapshot { published: published.clone(), tail })
+    }
+
+    /// [`Lake::scan`] of what there was.
+    pub fn scan_at(&self, snapshot: &Snapshot, selection: Selection, order: Order, detail: Detail) -> Result<Chunks, LakeError> {
+        let Snapshot { published, tail } = snapshot;
         if selection.from >= selection.to || selection.devices.as_ref().is_some_and(Vec::is_empty) {
             return Ok(stream::empty().boxed());
         }
         let selection = Arc::new(selection);
         let live = Arc::clone(self.database.live());
-        let (overlay, recent) = tail_rows(&live, &tail, &selection, detail);
-        drop(tail);
+        let (overlay, recent) = tail_rows(&live, tail, &selection, detail);
         let batches = self.read_table(&published.files, &selection, order, detail)?;
-        let mut reader = Reader {
-            live,
-            catalogue: Arc::clone(&self.catalogue),
-            districts: Arc::clone(&self.districts),
-            selection,
-            detail,
-            overlay,
-            devices: HashMap::new(),
-        };
+        let mut reader = Reader { overlay, ..Reader::new(self, selection, detail) };
         let table = batches.map(move |batch| batch.and_then(|batch| reader.chunk(&batch)));
         let table = table.try_filter(|chunk| futures::future::ready(!chunk.is_empty()));
         Ok(match order {
@@ -126,7 +134,7 @@ fn wanted_series(live: &Live, selection: &Selection) -> Vec<Option<(u32, u16)>> 
 }
 
 /// Turns the table's batches into chunks.
-struct Reader {
+pub(super) struct Reader {
     live: Arc<Live>,
     catalogue: Arc<Catalogue>,
     districts: Arc<Districts>,
@@ -140,7 +148,19 @@ struct Reader {
 const NO_PROPERTY: u16 = u16::MAX;
 
 impl Reader {
-    fn chunk(&mut self, batch: &RecordBatch) -> Result<Chunk, LakeError> {
+    pub(super) fn new(lake: &Lake, selection: Arc<Selection>, detail: Detail) -> Self {
+        Self {
+            live: Arc::clone(lake.database.live()),
+            catalogue: Arc::clone(&lake.catalogue),
+            districts: Arc::clone(&lake.districts),
+            selection,
+            detail,
+            overlay: Overlay::new(),
+            devices: HashMap::new(),
+        }
+    }
+
+    pub(super) fn chunk(&mut self, batch: &RecordBatch) -> Result<Chunk, LakeError> {
         let rows = batch.num_rows();
         let column = |name: &'static str| batch.column_by_name(name).ok_or(unknown("column", name));
         let with_place = self.detail == Detail::All || self.selection.area.is_some();
@@ -225,7 +245,10 @@ impl Reader {
 }
 
 /// A column of names as their numbers; [`u16::MAX`] and the like for none.
-fn codes<T: Copy + Missing>(names: &StringViewArray, mut code: impl FnMut(&str) -> Result<T, LakeError>) -> Result<Vec<T>, LakeError> {
+pub(super) fn codes<T: Copy + Missing>(
+    names: &StringViewArray,
+    mut code: impl FnMut(&str) -> Result<T, LakeError>,
+) -> Result<Vec<T>, LakeError> {
     let mut codes = Vec::with_capacity(names.len());
     let views = names.views();
     // Rows come sorted and names from a dictionary: they come in runs of the very same view.
@@ -245,7 +268,7 @@ fn codes<T: Copy + Missing>(names: &StringViewArray, mut code: impl FnMut(&str) 
 }
 
 /// A number that stands for no name.
-trait Missing {
+pub(super) trait Missing {
     const MISSING: Self;
 }
 
@@ -257,7 +280,7 @@ impl Missing for u32 {
     const MISSING: Self = Self::MAX;
 }
 
-fn strings<'a>(batch: &'a RecordBatch, name: &'static str) -> Result<&'a StringViewArray, LakeError> {
+pub(super) fn strings<'a>(batch: &'a RecordBatch, name: &'static str) -> Result<&'a StringViewArray, LakeError> {
     let column = batch.column_by_name(name).ok_or(unknown("column", name))?;
     column.as_string_view_opt().ok_or_else(|| unknown("column type", &column.data_type().to_string()))
 }

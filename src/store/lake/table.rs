@@ -226,26 +226,22 @@ pub(super) struct Change {
 /// Commits a change and makes it durable: in a local folder files, commit and their folders are synced, since the object store
 /// does not. Returns the table at the new version.
 pub(super) async fn commit(table: &DeltaTable, change: Change) -> Result<DeltaTable, LakeError> {
-    let paths: Vec<String> = change.adds.iter().map(|add| add.path.clone()).collect();
     let operation = if change.rearranged {
         DeltaOperation::Optimize { predicate: None, target_size: 0 }
     } else {
-        DeltaOperation::Write { mode: SaveMode::Append, partition_by: Some(vec![DATE.to_owned()]), predicate: None }
+        let partition_by = table.snapshot()?.metadata().partition_columns().to_vec();
+        DeltaOperation::Write { mode: SaveMode::Append, partition_by: Some(partition_by), predicate: None }
     };
-    let actions = change
-        .removes
-        .into_iter()
-        .map(Action::Remove)
-        .chain(change.adds.into_iter().map(|add| Action::Add(Add { data_change: !change.rearranged, ..add })))
-        .collect();
+    // Files must be durable before a commit names them.
+    let adds = sync_files(table, change.adds).await?;
+    let adds = adds.into_iter().map(|add| Action::Add(Add { data_change: !change.rearranged, ..add }));
+    let actions = change.removes.into_iter().map(Action::Remove).chain(adds).collect();
     let transactions = change
         .transactions
         .into_iter()
         .map(|(id, version)| Transaction::new(id, i64::try_from(version).expect("commits never reach 2^63")))
         .collect();
     let properties = CommitProperties::default().with_application_transactions(transactions);
-    // Files must be durable before a commit names them.
-    sync_files(table, paths.clone()).await?;
     let finalized =
         CommitBuilder::from(properties).with_actions(actions).build(Some(table.snapshot()?), table.log_store(), operation).await?;
     sync_commit(table, finalized.version()).await?;
@@ -254,19 +250,24 @@ pub(super) async fn commit(table: &DeltaTable, change: Change) -> Result<DeltaTa
     Ok(next)
 }
 
+/// The scheme of addresses on S3.
+pub(super) const S3: &str = "s3";
+
 /// The folder of a table on this machine's disk; none on S3, where what is acknowledged is durable.
-fn local_folder(table: &DeltaTable) -> Option<PathBuf> {
+pub(super) fn local_folder(table: &DeltaTable) -> Option<PathBuf> {
     let url = table.table_url();
     (url.scheme() == "file").then(|| url.to_file_path().ok()).flatten()
 }
 
-async fn sync_files(table: &DeltaTable, paths: Vec<String>) -> Result<(), LakeError> {
-    let Some(folder) = local_folder(table) else { return Ok(()) };
+/// Makes files durable, and notes the digest of each beside its name: what is read years later can be held against it.
+async fn sync_files(table: &DeltaTable, mut adds: Vec<Add>) -> Result<Vec<Add>, LakeError> {
+    let Some(folder) = local_folder(table) else { return Ok(adds) };
     blocking(move || {
         let mut folders: Vec<PathBuf> = Vec::new();
-        for path in paths {
-            let file = folder.join(path);
+        for add in &mut adds {
+            let file = folder.join(&add.path);
             File::open(&file)?.sync_all()?;
+            add.tags.get_or_insert_default().insert(DIGEST.to_owned(), Some(digest_of(&file)?));
             if let Some(parent) = file.parent()
                 && !folders.iter().any(|known| known == parent)
             {
@@ -276,9 +277,27 @@ async fn sync_files(table: &DeltaTable, paths: Vec<String>) -> Result<(), LakeEr
         for parent in &folders {
             File::open(parent)?.sync_all()?;
         }
-        File::open(&folder)?.sync_all()
+        File::open(&folder)?.sync_all()?;
+        Ok(adds)
     })
     .await
+}
+
+/// The tag of a file that holds its digest.
+pub(super) const DIGEST: &str = "conca.xxh3";
+
+/// XXH3 of a file's bytes, 128 bits, in hexadecimal digits.
+pub(super) fn digest_of(path: &Path) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut digest = xxhash_rust::xxh3::Xxh3::new();
+    let mut part = vec![0; 65_536];
+    loop {
+        let length = std::io::Read::read(&mut file, &mut part)?;
+        match part.get(..length) {
+            Some([]) | None => return Ok(format!("{:032x}", digest.digest128())),
+            Some(bytes) => digest.update(bytes),
+        }
+    }
 }
 
 /// Makes a version's commit file durable; also what an earlier run may have left unsynced.
@@ -323,18 +342,21 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::
     tokio::task::spawn_blocking(work).await.map_err(|_stopped| LakeError::Stopped)?.map_err(LakeError::Sync)
 }
 
-/// The log store of a table in a local folder, which is made where it is absent, or on S3.
-pub(super) fn log_store(text: &str, default: &Path) -> Result<LogStoreRef, LakeError> {
+/// The address of a table in a local folder, which is made where it is absent, or on S3.
+pub(super) fn location(text: &str, default: &Path) -> Result<Url, LakeError> {
     let unusable = || LakeError::Location(text.to_owned());
     if text.contains("://") {
-        let url = Url::parse(text).map_err(|_error| unusable())?;
-        return if url.scheme() == "s3" { s3::log_store(&url) } else { Err(unusable()) };
+        return Url::parse(text).ok().filter(|url| url.scheme() == S3).ok_or_else(unusable);
     }
     let folder = if text.is_empty() { default.to_owned() } else { PathBuf::from(text) };
     std::fs::create_dir_all(&folder).map_err(LakeError::Sync)?;
     let folder = folder.canonicalize().map_err(LakeError::Sync)?;
-    let url = Url::from_directory_path(folder).map_err(|()| unusable())?;
-    Ok(DeltaTableBuilder::from_url(url)?.build_storage()?)
+    Url::from_directory_path(folder).map_err(|()| unusable())
+}
+
+/// The log store of the table at an address.
+pub(super) fn log_store(url: &Url) -> Result<LogStoreRef, LakeError> {
+    if url.scheme() == S3 { s3::log_store(url) } else { Ok(DeltaTableBuilder::from_url(url.clone())?.build_storage()?) }
 }
 
 /// The partition of a file.

@@ -101,6 +101,13 @@ impl Setup {
         self.folder.path().join("data")
     }
 
+    /// The configuration as a file.
+    pub(crate) fn file(&self) -> PathBuf {
+        let config = self.folder.path().join("conca.toml");
+        std::fs::write(&config, self.text()).unwrap();
+        config
+    }
+
     /// Looks at what the program keeps, beside it.
     pub(crate) fn looks(&self) -> Looks {
         Looks::at(&self.data())
@@ -128,8 +135,7 @@ impl Setup {
 
     /// Starts the program and waits for nothing.
     pub(crate) fn spawn(&self) -> Conca {
-        let config = self.folder.path().join("conca.toml");
-        std::fs::write(&config, self.text()).unwrap();
+        let config = self.file();
         let log = self.folder.path().join(format!("log-{}", self.starts.fetch_add(1, Ordering::Relaxed)));
         let mut command = conca_command();
         command.args(["run", "--config"]).arg(&config).envs(self.environment.iter().map(|(name, value)| (name, value)));

@@ -81,8 +81,14 @@ impl Store {
         let (database, _work) = Database::open(data, &catalogue, &districts).unwrap();
         let database = Arc::new(database);
         let runtime = Runtime::new().unwrap();
-        let settings =
-            LakeSettings { url: String::new(), node: node.to_owned(), memory_max: 256 << 20, digests: 200_000, merge_rows_max: 100_000 };
+        let settings = LakeSettings {
+            url: String::new(),
+            node: node.to_owned(),
+            memory_max: 256 << 20,
+            digests: 200_000,
+            merge_rows_max: 100_000,
+            zone: jiff::tz::TimeZone::get("Europe/Rome").unwrap(),
+        };
         let lake = runtime.block_on(Lake::open(data, Arc::clone(&database), Arc::clone(&catalogue), districts, settings)).unwrap();
         Self { runtime, database, lake, catalogue }
     }

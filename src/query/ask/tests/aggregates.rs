@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use jiff::tz::TimeZone;
 
 use super::*;
+use crate::model::{WindowSize, Windows};
 use crate::query::aggregate::{Fill, GroupBy, NO_DISTRICT};
-use crate::query::window::{WindowSize, Windows};
 
 fn question(city: &City, property: &str, from: &str, to: &str, window: &str) -> AggregateQuestion {
     AggregateQuestion {
@@ -203,6 +203,7 @@ async fn table_and_log_together_answer_as_a_naive_reference() {
                 city.flush().await;
                 city.compact().await;
             }
+            4 => city.roll_up().await,
             _ => {}
         }
         if round % 8 == 7 {
@@ -220,6 +221,120 @@ async fn table_and_log_together_answer_as_a_naive_reference() {
     check(&city, "merged").await;
     city.compact().await;
     check(&city, "compacted").await;
+    city.roll_up().await;
+    assert_eq!(city.lake.status().unwrap().unwrap().touched_units, 0);
+    check(&city, "rolled up").await;
+}
+
+/// A day's question about one property.
+fn days(city: &City, property: &str, function: &str) -> AggregateQuestion {
+    let mut question = question(city, property, "2026-10-22T22:00:00Z", "2026-10-26T23:00:00Z", "1d");
+    (question.in_time, question.group_by) = (Some(function.to_owned()), vec![GroupBy::Device]);
+    question
+}
+
+/// Where an answer comes from: the hour of each stretch, its source, what was read.
+fn sources(answer: &Aggregates) -> Vec<(String, String, u64)> {
+    answer.explanation.read.iter().map(|(stretch, read)| (stretch.from.to_string(), stretch.source.to_string(), *read)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_touched_again_is_asked_of_rows_until_it_is_rolled_up_again() {
+    let city = City::new("2026-10-27T00:00:00Z").await;
+    // Four local days, of which the third has 25 hours; one reading an hour, the last of them suspect.
+    let hours = |value: fn(u64) -> f64| -> Vec<Told> {
+        let from = at("2026-10-22T22:00:00Z");
+        (0..97)
+            .map(|hour| Told { time: from.plus(seconds(hour * 3_600)), ..told("a", "pm10", "2026-10-22T22:00:00Z", value(hour)) })
+            .collect()
+    };
+    let mut readings = hours(|hour| hour as f64);
+    readings.last_mut().unwrap().value = 4_000.0;
+    city.hear(&readings);
+    let ask = async |question: AggregateQuestion| city.answers.aggregates(question).await.unwrap();
+    let values = |answer: &Aggregates| -> Vec<f64> { answer.series[0].buckets.iter().filter_map(|bucket| bucket.value).collect() };
+    let expected = [11.5, 35.5, 60.0, 83.5];
+    let answer = ask(days(&city, "pm10", "mean")).await;
+    assert_eq!(sources(&answer), [("2026-10-22T22:00:00Z".to_owned(), "rows".to_owned(), 96)]);
+    assert_eq!(values(&answer)[..3], expected[..3]);
+    city.flush().await;
+    city.roll_up().await;
+    let answer = ask(days(&city, "pm10", "mean")).await;
+    assert_eq!(sources(&answer), [("2026-10-22T22:00:00Z".to_owned(), "rollup-1d".to_owned(), 4)]);
+    assert_eq!((values(&answer)[..3].to_vec(), answer.rows), (expected[..3].to_vec(), 96));
+    // A correction of the second day, first in the log's late lane, then in the table.
+    let corrected = [told("a", "pm10", "2026-10-24T00:00:00Z", 26.0 + 240.0)];
+    city.hear(&corrected);
+    let mixed = [
+        ("2026-10-22T22:00:00Z".to_owned(), "rollup-1d".to_owned(), 1),
+        ("2026-10-23T22:00:00Z".to_owned(), "rows".to_owned(), 24),
+        ("2026-10-24T22:00:00Z".to_owned(), "rollup-1d".to_owned(), 2),
+    ];
+    for stage in ["log", "table"] {
+        let answer = ask(days(&city, "pm10", "mean")).await;
+        assert_eq!((sources(&answer).as_slice(), values(&answer)[1]), (mixed.as_slice(), 45.5), "{stage}");
+        city.merge().await;
+    }
+    city.roll_up().await;
+    let answer = ask(days(&city, "pm10", "mean")).await;
+    assert_eq!((sources(&answer).len(), values(&answer)[1]), (1, 45.5));
+    // With suspect readings; by hours; a percentile that is exact as long as rows are few.
+    let mut any = days(&city, "pm10", "max");
+    any.filter.quality = Quality::Any;
+    assert_eq!(values(&ask(any).await)[3..], [4_000.0]);
+    let mut by_hour = days(&city, "pm10", "count");
+    by_hour.window = WindowSize::Hours(1);
+    let answer = ask(by_hour).await;
+    assert_eq!((sources(&answer)[0].1.as_str(), answer.series[0].buckets.len()), ("rollup-1h", 96));
+    let exact = ask(days(&city, "pm10", "p95")).await;
+    assert_eq!((sources(&exact)[0].1.as_str(), exact.relative_error), ("rows", None));
+    let Answers { history, live, catalogue, districts, clock, limits } = &city.answers;
+    let few = config::Query { percentile_rows_max: 10, ..limits.clone() };
+    let sketching = Answers::new(history.clone(), Arc::clone(live), Arc::clone(catalogue), Arc::clone(districts), Arc::clone(clock), few);
+    let sketched = sketching.aggregates(days(&city, "pm10", "p95")).await.unwrap();
+    assert_eq!((sources(&sketched)[0].1.as_str(), sketched.relative_error), ("rollup-1d", Some(0.01)));
+    for (found, exact) in values(&sketched).iter().zip(values(&exact)) {
+        assert!((found - exact).abs() <= 0.01 * exact, "{found} for {exact}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_keeps_its_revision_while_its_numbers_stay_and_rollups_outlive_their_rows() {
+    let city = City::new("2026-10-27T00:00:00Z").await;
+    let reading = |time, value| told("a", "pm10", time, value);
+    city.hear(&[reading("2026-10-24T10:01:00Z", 1.0), reading("2026-10-24T10:31:00Z", 2.0), reading("2026-10-25T10:00:00Z", 3.0)]);
+    city.flush().await;
+    city.roll_up().await;
+    let property = city.property("pm10");
+    let revisions = async || city.lake.revisions(property).await.unwrap();
+    let hour = |time, revision| (crate::rollup::Tier::Hour, at(time), revision);
+    let of_hours = |all: Vec<(crate::rollup::Tier, Timestamp, i32)>| -> Vec<_> {
+        all.into_iter().filter(|(tier, ..)| *tier == crate::rollup::Tier::Hour).collect()
+    };
+    assert_eq!(of_hours(revisions().await), [hour("2026-10-24T10:00:00Z", 1), hour("2026-10-25T10:00:00Z", 1)]);
+    // Another hour of the first day, then a correction in the first hour.
+    city.hear(&[reading("2026-10-24T12:00:00Z", 7.0)]);
+    city.merge().await;
+    city.roll_up().await;
+    let three = [hour("2026-10-24T10:00:00Z", 1), hour("2026-10-24T12:00:00Z", 1), hour("2026-10-25T10:00:00Z", 1)];
+    assert_eq!(of_hours(revisions().await), three);
+    city.hear(&[reading("2026-10-24T10:31:00Z", 5.0)]);
+    city.merge().await;
+    city.roll_up().await;
+    assert_eq!(of_hours(revisions().await)[0], hour("2026-10-24T10:00:00Z", 2));
+    let quarters: Vec<i32> =
+        revisions().await.into_iter().filter(|(tier, ..)| *tier == crate::rollup::Tier::Quarter).map(|(_, _, revision)| revision).collect();
+    assert_eq!(quarters, [1, 2, 1, 1]);
+    // The rows of the first day go; what comes late for it is in no rollup, and takes nothing away.
+    assert!(city.lake.drop_before(at("2026-10-25T00:00:00Z")).await.unwrap() > 0);
+    city.hear(&[reading("2026-10-24T20:00:00Z", 100.0)]);
+    city.merge().await;
+    city.roll_up().await;
+    let answer = city.answers.aggregates(days(&city, "pm10", "sum")).await;
+    assert!(answer.is_err(), "pm10 has no sum");
+    let answer = city.answers.aggregates(days(&city, "pm10", "max")).await.unwrap();
+    let values: Vec<Option<f64>> = answer.series[0].buckets.iter().map(|bucket| bucket.value).collect();
+    assert_eq!(values, [Some(7.0), Some(3.0)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,7 +14,7 @@ use jiff::ToSpan;
 use jiff::civil;
 use jiff::tz::{AmbiguousOffset, TimeZone};
 
-use crate::model::Timestamp;
+use super::Timestamp;
 
 /// How long windows are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -133,7 +133,7 @@ impl Windows {
     }
 
     /// Start and end of a window in microseconds.
-    pub(super) fn edges(&self, index: usize) -> Option<(i64, i64)> {
+    pub fn edges(&self, index: usize) -> Option<(i64, i64)> {
         Some((*self.bounds.get(index)?, *self.bounds.get(index.checked_add(1)?)?))
     }
 

@@ -1,0 +1,261 @@
+//! Where the numbers of an answer come from: of each stretch of time the coarsest rollup that answers exactly (percentiles: within the
+//! sketch's stated error), or the rows. Pure.
+//!
+//! A tier answers a question if every window is a union of its buckets, whatever time zone the windows are in, and if it keeps what the
+//! function needs. Local days that were touched since they were rolled up, like today, are answered from rows.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use jiff::tz::TimeZone;
+
+use super::function::TimeFunction;
+use crate::model::{Property, Summary, Timestamp, WindowSize, Windows};
+use crate::rollup::{Kept, Statistic, Tier};
+
+/// Most buckets of a tier in one question: 15 minutes for 28 years.
+const BUCKETS_MAX: usize = 1_000_000;
+
+/// What is read of a stretch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The observations.
+    Rows,
+    /// The buckets of a tier.
+    Rollup(Tier),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rows => formatter.write_str("rows"),
+            Self::Rollup(tier) => write!(formatter, "rollup-{tier}"),
+        }
+    }
+}
+
+/// Half-open, of whole local days where it is not at the end of the question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// Where it begins.
+    pub from: Timestamp,
+    /// Where it ends.
+    pub to: Timestamp,
+    /// What is read of it.
+    pub source: Source,
+}
+
+/// The stretches of a question, ascending and without hole.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sources {
+    /// At least one.
+    pub stretches: Vec<Stretch>,
+    /// What is read of buckets.
+    pub statistic: Statistic,
+    /// Why no coarser source is read.
+    pub reason: &'static str,
+}
+
+/// What the planner looks at.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// Of this property.
+    pub property: &'a Property,
+    /// The function in time.
+    pub time: TimeFunction,
+    /// The windows.
+    pub windows: &'a Windows,
+    /// Whether only readings made in some area count: buckets have no positions.
+    pub by_area: bool,
+    /// Whether only trusted readings count.
+    pub trusted: bool,
+    /// How many rows are expected, at most.
+    pub rows_expected: f64,
+    /// Up to so many rows percentiles are exact.
+    pub rows_exact_max: f64,
+}
+
+/// What a store has rolled up.
+#[derive(Clone, Copy, Debug)]
+pub struct RolledUp<'a> {
+    /// On this zone's calendar.
+    pub zone: &'a TimeZone,
+    /// But for the local days that begin here.
+    pub touched: &'a [Timestamp],
+}
+
+impl Sources {
+    /// All from rows.
+    pub fn rows(windows: &Windows, reason: &'static str) -> Self {
+        let stretch = Stretch { from: windows.start(), to: windows.end(), source: Source::Rows };
+        Self { stretches: vec![stretch], statistic: Statistic::Count, reason }
+    }
+
+    /// The coarsest that answer a question.
+    pub fn plan(question: &Question<'_>, rolled_up: Option<RolledUp<'_>>) -> Self {
+        let windows = question.windows;
+        let Some(rolled_up) = rolled_up else { return Self::rows(windows, "the store has no rollups") };
+        if question.by_area {
+            return Self::rows(windows, "rollups have no positions, which the area asks for");
+        }
+        let Some(statistic) = statistic(question.time, question.property) else {
+            return Self::rows(windows, "how long a value held is not rolled up");
+        };
+        if statistic == Statistic::Increase && !question.trusted {
+            return Self::rows(windows, "growth is rolled up of trusted readings only");
+        }
+        if statistic == Statistic::Sketch && question.rows_expected <= question.rows_exact_max {
+            return Self::rows(windows, "few enough rows for an exact percentile");
+        }
+        let Some(days) = bounds(WindowSize::Day, rolled_up.zone, windows) else {
+            return Self::rows(windows, "more days than a plan looks at");
+        };
+        let asked: Vec<i64> = (0..windows.len()).filter_map(|window| windows.edges(window)).map(|(start, _end)| start).collect();
+        let end = windows.end().micros();
+        let fits = |tier: Tier| {
+            let buckets = if tier == Tier::Day { Some(days.clone()) } else { bounds(tier.size(), rolled_up.zone, windows) };
+            buckets.is_some_and(|buckets| asked.iter().chain([&end]).all(|edge| buckets.binary_search(edge).is_ok()))
+        };
+        let sketched_only = statistic == Statistic::Sketch;
+        let tier = Tier::COARSEST_FIRST.into_iter().filter(|tier| !sketched_only || *tier == Tier::Day).find(|tier| fits(*tier));
+        let Some(tier) = tier else {
+            let reason = if sketched_only {
+                "percentiles are rolled up by local day, and the windows are none"
+            } else {
+                "the windows are no unions of quarters of an hour on the city's clock"
+            };
+            return Self::rows(windows, reason);
+        };
+        let touched: BTreeSet<i64> = rolled_up.touched.iter().map(|day| day.micros()).collect();
+        let stretches = stretches(&days, &touched, windows, tier);
+        let is_all_rolled = stretches.iter().all(|stretch| stretch.source != Source::Rows);
+        let reason = match (tier, is_all_rolled) {
+            (_, false) => "local days that go on, or were touched since they were rolled up, are answered from rows",
+            (Tier::Day, true) => "there is none coarser",
+            (_, true) => "the windows are no unions of longer buckets on the city's clock",
+        };
+        Self { stretches, statistic, reason }
+    }
+
+    /// Whether any of it comes from rollups.
+    pub fn use_rollups(&self) -> bool {
+        self.stretches.iter().any(|stretch| stretch.source != Source::Rows)
+    }
+}
+
+/// What a function needs of buckets; `None` where they do not have it.
+fn statistic(time: TimeFunction, property: &Property) -> Option<Statistic> {
+    let statistic = match (time, property.summary) {
+        (TimeFunction::Count, _) => Statistic::Count,
+        (TimeFunction::Sum | TimeFunction::Mean, Summary::Energetic) => Statistic::Energy,
+        (TimeFunction::Mean, Summary::Circular) => Statistic::Direction,
+        (TimeFunction::Sum | TimeFunction::Mean, _) => Statistic::Sum,
+        (TimeFunction::Min | TimeFunction::Max, _) => Statistic::Extremes,
+        (TimeFunction::First | TimeFunction::Last, _) => Statistic::Ends,
+        (TimeFunction::Stddev, _) => Statistic::Squares,
+        (TimeFunction::Percentile(_), _) => Statistic::Sketch,
+        (TimeFunction::Increase, _) => Statistic::Increase,
+        (TimeFunction::TimeWeightedMean | TimeFunction::Mode | TimeFunction::Changes | TimeFunction::Duration(_), _) => return None,
+    };
+    Kept::of(property).has(statistic).then_some(statistic)
+}
+
+/// Where buckets begin and end around a question's windows.
+fn bounds(size: WindowSize, zone: &TimeZone, windows: &Windows) -> Option<Vec<i64>> {
+    let buckets = Windows::new(size, zone, windows.start(), windows.end(), BUCKETS_MAX).ok()?;
+    let starts = (0..buckets.len()).filter_map(|bucket| buckets.edges(bucket)).map(|(start, _end)| start);
+    Some(starts.chain([buckets.end().micros()]).collect())
+}
+
+fn stretches(days: &[i64], touched: &BTreeSet<i64>, windows: &Windows, tier: Tier) -> Vec<Stretch> {
+    let (start, end) = (windows.start(), windows.end());
+    let mut stretches: Vec<Stretch> = Vec::new();
+    for (from, to) in days.iter().zip(days.iter().skip(1)) {
+        let source = if touched.contains(from) { Source::Rows } else { Source::Rollup(tier) };
+        let from = Timestamp::from_micros_clamped(*from).max(start);
+        let to = Timestamp::from_micros_clamped(*to).min(end);
+        match stretches.last_mut() {
+            Some(last) if last.source == source => last.to = to,
+            _ => stretches.push(Stretch { from, to, source }),
+        }
+    }
+    stretches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Catalogue;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    struct Asked<'a> {
+        property: &'a str,
+        function: &'a str,
+        size: &'a str,
+        zone: &'a str,
+        touched: &'a [&'a str],
+    }
+
+    /// From the 29th of March to the 2nd of April 2026, local time: summer time begins in Rome on the first of these days.
+    fn plan(asked: &Asked<'_>) -> Vec<String> {
+        let catalogue = Catalogue::built_in();
+        let property = catalogue.get(catalogue.find(asked.property).unwrap());
+        let rome = TimeZone::get("Europe/Rome").unwrap();
+        let (from, to) = (at("2026-03-28T23:00:00Z"), at("2026-04-01T22:00:00Z"));
+        let windows = Windows::new(asked.size.parse().unwrap(), &TimeZone::get(asked.zone).unwrap(), from, to, 10_000).unwrap();
+        let question = Question {
+            property,
+            time: TimeFunction::parse(asked.function, property).unwrap(),
+            windows: &windows,
+            by_area: false,
+            trusted: true,
+            rows_expected: 2.0,
+            rows_exact_max: 1.0,
+        };
+        let touched: Vec<Timestamp> = asked.touched.iter().map(|day| at(day)).collect();
+        let sources = Sources::plan(&question, Some(RolledUp { zone: &rome, touched: &touched }));
+        assert_eq!(sources.stretches.first().map(|stretch| stretch.from), Some(windows.start()));
+        assert_eq!(sources.stretches.last().map(|stretch| stretch.to), Some(windows.end()));
+        sources.stretches.iter().map(|stretch| format!("{} {}", stretch.from, stretch.source)).collect()
+    }
+
+    const BASE: Asked<'static> = Asked { property: "temperature", function: "mean", size: "1d", zone: "Europe/Rome", touched: &[] };
+
+    #[test]
+    fn the_coarsest_tier_that_fits_the_windows_answers() {
+        assert_eq!(plan(&BASE), ["2026-03-28T23:00:00Z rollup-1d"]);
+        assert_eq!(plan(&Asked { size: "1w", ..BASE }), ["2026-03-22T23:00:00Z rollup-1d"]);
+        assert_eq!(plan(&Asked { size: "6h", ..BASE }), ["2026-03-28T23:00:00Z rollup-1h"]);
+        assert_eq!(plan(&Asked { size: "15m", ..BASE }), ["2026-03-28T23:00:00Z rollup-15m"]);
+        assert_eq!(plan(&Asked { size: "5m", ..BASE }), ["2026-03-28T23:00:00Z rows"]);
+        // Days elsewhere are hours, or quarters of an hour, here.
+        assert_eq!(plan(&Asked { zone: "UTC", ..BASE }), ["2026-03-28T00:00:00Z rollup-1h"]);
+        assert_eq!(plan(&Asked { zone: "Asia/Kathmandu", ..BASE }), ["2026-03-28T18:15:00Z rollup-15m"]);
+    }
+
+    #[test]
+    fn touched_days_are_answered_from_rows() {
+        let touched = ["2026-03-29T22:00:00Z", "2026-03-30T22:00:00Z"];
+        assert_eq!(
+            plan(&Asked { touched: &touched, ..BASE }),
+            ["2026-03-28T23:00:00Z rollup-1d", "2026-03-29T22:00:00Z rows", "2026-03-31T22:00:00Z rollup-1d"]
+        );
+        let touched = ["2026-03-28T23:00:00Z"];
+        assert_eq!(plan(&Asked { touched: &touched, size: "1h", ..BASE }), ["2026-03-28T23:00:00Z rows", "2026-03-29T22:00:00Z rollup-1h"]);
+    }
+
+    #[test]
+    fn functions_ask_for_what_buckets_keep() {
+        assert_eq!(plan(&Asked { function: "p95", ..BASE }), ["2026-03-28T23:00:00Z rollup-1d"]);
+        assert_eq!(plan(&Asked { function: "p95", size: "1h", ..BASE }), ["2026-03-28T23:00:00Z rows"]);
+        assert_eq!(plan(&Asked { function: "time_weighted_mean", ..BASE }), ["2026-03-28T23:00:00Z rows"]);
+        assert_eq!(plan(&Asked { property: "wind_direction", ..BASE }), ["2026-03-28T23:00:00Z rollup-1d"]);
+        assert_eq!(plan(&Asked { property: "noise", ..BASE }), ["2026-03-28T23:00:00Z rollup-1d"]);
+        assert_eq!(plan(&Asked { property: "energy_active", function: "increase", ..BASE }), ["2026-03-28T23:00:00Z rollup-1d"]);
+        assert_eq!(plan(&Asked { property: "lamp_state", function: "mode", ..BASE }), ["2026-03-28T23:00:00Z rows"]);
+        assert_eq!(plan(&Asked { property: "lamp_state", function: "count", ..BASE }), ["2026-03-28T23:00:00Z rollup-1d"]);
+    }
+}

@@ -1,0 +1,456 @@
+//! Makes rollups: opens their table, rolls touched days up, drops what is too old.
+
+use std::collections::{BTreeSet, HashMap as StdHashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use deltalake::DeltaTable;
+use deltalake::arrow::array::RecordBatch;
+use deltalake::datafusion::datasource::listing::PartitionedFile;
+use deltalake::datafusion::datasource::physical_plan::FileGroup;
+use deltalake::datafusion::execution::TaskContext;
+use deltalake::datafusion::execution::runtime_env::RuntimeEnv;
+use deltalake::datafusion::logical_expr::{Expr, col};
+use deltalake::datafusion::physical_plan::execute_stream;
+use deltalake::kernel::{Add, Remove};
+use deltalake::writer::{DeltaWriter, RecordBatchWriter};
+use futures::StreamExt;
+use hashbrown::HashMap;
+use jiff::tz::TimeZone;
+
+use super::read::month_of;
+use super::table::{DISTRICT, ORDER, PROPERTY, Row, START, batch, beside, create, file_schema, open, rewritten, rows, writer_properties};
+use super::touched::{bounds, date_at};
+use super::{LocalDays, Rollups, Touched};
+use crate::model::{Catalogue, Flags, PropertyIndex, Timestamp, Windows};
+use crate::rollup::{Kept, Seen, Sketch, Statistic, Statistics, Tally, Tier};
+use crate::state::{Database, TouchedUnit};
+use crate::store::lake::read::{DayFile, day_files, instant, one_of, parquet_plan, parquet_source};
+use crate::store::lake::scan::{Reader, unknown};
+use crate::store::lake::table::{Change, commit};
+use crate::store::lake::{Lake, LakeError, Published};
+use crate::store::selection::{Chunk, Detail, NO_DISTRICT, Order, Selection};
+
+/// A day is rolled up so long after its end: stragglers need not be rolled up twice.
+const GRACE: Duration = Duration::from_mins(10);
+
+/// Rows of one record batch on its way to a file.
+const BATCH_ROWS: usize = 8_192;
+
+/// No day has more windows.
+const BUCKETS_MAX: usize = 1_000;
+
+impl Rollups {
+    /// Opens the rollups of a table, or begins them: then every day that the table has is touched.
+    pub(in crate::store::lake) async fn open(
+        table: &DeltaTable,
+        database: &Arc<Database>,
+        catalogue: &Catalogue,
+        zone: &TimeZone,
+    ) -> Result<Self, LakeError> {
+        let (beside, name) = (beside(table)?, zone.iana_name().unwrap_or("a fixed offset"));
+        if let Some(rollups) = open(beside.clone(), name).await? {
+            return Self::new(rollups);
+        }
+        let mut days = BTreeSet::new();
+        let mut local = LocalDays::new(zone);
+        for file in day_files(table)? {
+            // A UTC day is part of two or three local ones.
+            let (start, noon) = (file.start(), file.start() + DayFile::LENGTH / 2);
+            days.extend([start, noon, start + DayFile::LENGTH - 1].map(|time| local.day(time)));
+        }
+        let units: Vec<TouchedUnit> = days
+            .into_iter()
+            .flat_map(|day| catalogue.iter().map(move |(_index, property)| TouchedUnit { day, property: property.id.clone() }))
+            .collect();
+        let database = Arc::clone(database);
+        tokio::task::spawn_blocking(move || database.turn().touch(&units)).await.map_err(|_stopped| LakeError::Stopped)??;
+        Self::new(create(beside, name).await?)
+    }
+
+    pub(in crate::store::lake) fn register(&self, runtime: &RuntimeEnv) {
+        runtime.register_object_store(self.store_url().as_ref(), self.table.log_store().object_store(None));
+    }
+}
+
+impl Lake {
+    /// Notes units in the state database, those that are not there yet.
+    pub(in crate::store::lake) async fn note_touched(&self, touched: &Touched, units: &BTreeSet<(u16, i32)>) -> Result<(), LakeError> {
+        let new: Vec<TouchedUnit> =
+            units.iter().filter(|unit| !touched.holds(**unit)).map(|(property, day)| self.unit(*property, *day)).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        self.in_turn(move |turn| turn.touch(&new)).await
+    }
+
+    fn unit(&self, property: u16, day: i32) -> TouchedUnit {
+        TouchedUnit { day, property: self.catalogue.get(PropertyIndex(property)).id.clone() }
+    }
+
+    /// Rolls up what was touched of the newest local day that is over and was touched. Returns how many units that were; call it
+    /// again while it is more than 0.
+    pub async fn roll_up(&self, now: Timestamp) -> Result<usize, LakeError> {
+        let zone = &self.settings.zone;
+        let mut published = self.published()?;
+        let today = LocalDays::new(zone).day(now.minus(GRACE).micros());
+        let Some((day, units)) = published.touched.newest(today - 1) else { return Ok(0) };
+        // A commit that failed may stand all the same.
+        let mut newest = DeltaTable::clone(&published.rollups.table);
+        newest.update_state().await?;
+        if newest.version() != published.rollups.table.version() {
+            published.rollups = Rollups::new(newest)?;
+        }
+        let (start, end) = bounds(zone, day);
+        let database = Arc::clone(&self.database);
+        let kept_from = tokio::task::spawn_blocking(move || database.turn().kept_from()).await.map_err(|_stopped| LakeError::Stopped)??;
+        // Of a day whose readings were dropped, in part or all, only its rollups know.
+        let is_kept = kept_from.is_none_or(|kept_from| start.day() >= kept_from);
+        let mut change = Change::default();
+        if is_kept {
+            let mut made = StdHashMap::new();
+            for (property, _moment) in &units {
+                let day = self.day_of_property(&published, PropertyIndex(*property), start, end).await?;
+                for (tier, rows) in day {
+                    made.entry(tier).or_insert_with(Vec::new).extend(rows);
+                }
+            }
+            let properties = units.iter().map(|(property, _moment)| self.unit(*property, day).property).collect();
+            let replaced = Replaced { day, start, end, properties };
+            for tier in Tier::COARSEST_FIRST {
+                let rows = made.remove(&tier).unwrap_or_default();
+                self.replace(&published, tier, &replaced, rows, &mut change).await?;
+            }
+        }
+        let writer = self.writer().await?;
+        let rollups = if change.adds.is_empty() && change.removes.is_empty() {
+            published.rollups
+        } else {
+            Rollups::new(commit(&published.rollups.table, change).await?)?
+        };
+        let settled = {
+            // The writer's right is held: nobody else publishes.
+            let current = self.published()?;
+            let mut touched = Touched::clone(&current.touched);
+            let settled = touched.settle(day, &units);
+            *self.published.write() = Some(Published { rollups, touched: Arc::new(touched), ..current });
+            settled
+        };
+        let settled: Vec<TouchedUnit> = settled.into_iter().map(|property| self.unit(property, day)).collect();
+        self.in_turn(move |turn| turn.settle_touched(&settled)).await?;
+        drop(writer);
+        Ok(units.len())
+    }
+
+    /// The buckets of a property in a local day, by tier.
+    async fn day_of_property(
+        &self,
+        published: &Published,
+        property: PropertyIndex,
+        start: Timestamp,
+        end: Timestamp,
+    ) -> Result<Vec<(Tier, Vec<Row>)>, LakeError> {
+        let selection = Selection {
+            properties: vec![property],
+            from: start,
+            to: end,
+            devices: None,
+            districts: Vec::new(),
+            area: None,
+            trusted: false,
+        };
+        let mut batches = self.read_table(&published.files, &selection, Order::SeriesTime, Detail::Numbers)?;
+        let mut reader = Reader::new(self, Arc::new(selection), Detail::Numbers);
+        let mut day = DayOfProperty::new(Kept::of(self.catalogue.get(property)), &self.settings.zone, start, end)?;
+        while let Some(batch) = batches.next().await {
+            day.add(&reader.chunk(&batch?)?);
+            tokio::task::coop::consume_budget().await;
+        }
+        let id = &self.catalogue.get(property).id;
+        let live = self.database.live().read();
+        let device = |index: u32| live.device(crate::state::DeviceIndex(index)).id.to_string();
+        let district = |code: u16| (code != NO_DISTRICT).then(|| self.districts.get(crate::model::DistrictIndex(code)).id.clone());
+        Ok(day.finish(id, device, district))
+    }
+
+    /// Puts rows in place of others in their partition.
+    async fn replace(
+        &self,
+        published: &Published,
+        tier: Tier,
+        replaced: &Replaced,
+        mut rows: Vec<Row>,
+        change: &mut Change,
+    ) -> Result<(), LakeError> {
+        let date = if tier == Tier::Day { month_of(replaced.day) } else { replaced.day };
+        let (adds, removes) = published.rollups.actions(tier, date)?;
+        rows.sort_unstable_by(|one, other| one.key().cmp(&other.key()));
+        if !adds.is_empty() {
+            let before = self.rows_of(published, tier, date, &replaced.filter()).await?;
+            carry_revisions(&before, &mut rows);
+        }
+        change.adds.extend(self.write_partition(published, (tier, date), adds, replaced, &rows).await?);
+        change.removes.extend(removes);
+        Ok(())
+    }
+
+    /// Rows of a partition.
+    async fn rows_of(&self, published: &Published, tier: Tier, date: i32, filter: &Expr) -> Result<Vec<Row>, LakeError> {
+        let (schema, url) = (file_schema(), published.rollups.store_url());
+        let source = parquet_source(&self.runtime, &url, &schema, Some(filter))?;
+        let files = published.rollups.files.iter().filter(|file| file.tier == tier && file.date == date);
+        let group = FileGroup::new(files.map(|file| PartitionedFile::new(file.path.as_str(), file.bytes)).collect());
+        let plan = parquet_plan(&url, source, vec![group], (0..schema.fields().len()).collect(), Order::SeriesTime);
+        let mut batches = execute_stream(plan, Arc::new(TaskContext::default().with_runtime(Arc::clone(&self.runtime))))?;
+        let mut found = Vec::new();
+        while let Some(batch) = batches.next().await {
+            found.extend(rows(&batch?, |id| self.catalogue.find(id).map(|index| Kept::of(self.catalogue.get(index))))?);
+        }
+        Ok(found)
+    }
+
+    /// Writes a partition: what stays of its files, and new rows.
+    async fn write_partition(
+        &self,
+        published: &Published,
+        (tier, date): (Tier, i32),
+        old: Vec<Add>,
+        replaced: &Replaced,
+        new: &[Row],
+    ) -> Result<Vec<Add>, LakeError> {
+        let table = &published.rollups.table;
+        let mut writer = RecordBatchWriter::for_table(table)?.with_writer_properties(writer_properties());
+        let new: Vec<RecordBatch> = new.chunks(BATCH_ROWS).map(|rows| batch(tier, date, rows)).collect();
+        if old.is_empty() {
+            for batch in new {
+                writer.write(batch).await?;
+            }
+            return Ok(writer.flush().await?);
+        }
+        let session = self.session();
+        table.update_datafusion_session(&session.state())?;
+        let columns: Vec<Expr> = file_schema().fields().iter().map(|field| col(field.name())).collect();
+        let provider = table.table_provider().with_adds(old).await?;
+        let mut frame = session.read_table(provider)?.filter(!replaced.filter())?.select(columns.clone())?;
+        if !new.is_empty() {
+            frame = frame.union(session.read_batches(new)?.select(columns)?)?;
+        }
+        let order = ORDER.map(|column| col(column).sort(true, column == DISTRICT)).to_vec();
+        let mut batches = frame.sort(order)?.execute_stream().await?;
+        while let Some(batch) = batches.next().await {
+            writer.write(rewritten(tier, date, &batch?)?).await?;
+        }
+        Ok(writer.flush().await?)
+    }
+
+    /// The buckets of a property: tier, start and revision of each, by tier and start.
+    #[cfg(test)]
+    pub(crate) async fn revisions(&self, property: PropertyIndex) -> Result<Vec<(Tier, Timestamp, i32)>, LakeError> {
+        let published = self.published()?;
+        let mut found = Vec::new();
+        for file in published.rollups.files.iter() {
+            let id = self.catalogue.get(property).id.clone();
+            for row in self.rows_of(&published, file.tier, file.date, &one_of(PROPERTY, &[id])).await? {
+                found.push((file.tier, Timestamp::from_micros_clamped(row.start), row.revision));
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// Drops a tier's rollups of local days before an instant, by whole partitions. Returns how many files that were.
+    pub async fn drop_rollups(&self, oldest: &[(Tier, Option<Timestamp>)]) -> Result<usize, LakeError> {
+        let zone = &self.settings.zone;
+        let limit = |tier| {
+            let oldest = oldest.iter().find(|(of, _time)| *of == tier).and_then(|(_tier, oldest)| *oldest);
+            oldest.map(|time| date_at(zone, time)).map(|day| if tier == Tier::Day { month_of(day) } else { day })
+        };
+        if Tier::COARSEST_FIRST.into_iter().all(|tier| limit(tier).is_none()) {
+            return Ok(0);
+        }
+        let writer = self.writer().await?;
+        let published = self.published()?;
+        let rollups = &published.rollups;
+        let mut removes = Vec::new();
+        for view in rollups.table.snapshot()?.log_data() {
+            let path = view.object_store_path().to_string();
+            let file = rollups.files.iter().find(|file| file.path == path);
+            if file.is_some_and(|file| limit(file.tier).is_some_and(|limit| file.date < limit)) {
+                removes.push(view.remove_action(true));
+            }
+        }
+        let dropped = removes.len();
+        if dropped > 0 {
+            let rollups = Rollups::new(commit(&rollups.table, Change { removes, ..Change::default() }).await?)?;
+            *self.published.write() = Some(Published { rollups, ..published });
+        }
+        drop(writer);
+        Ok(dropped)
+    }
+
+    /// Deletes files that no version of the rollups has used for `unused`.
+    pub(in crate::store::lake) async fn vacuum_rollups(&self, unused: Duration) -> Result<usize, LakeError> {
+        let writer = self.writer().await?;
+        let published = self.published()?;
+        let table = DeltaTable::clone(&published.rollups.table);
+        let retention = chrono::Duration::from_std(unused).unwrap_or(chrono::Duration::MAX);
+        let (table, metrics) = table.vacuum().with_retention_period(retention).with_enforce_retention_duration(false).await?;
+        let rollups = Rollups::new(table)?;
+        *self.published.write() = Some(Published { rollups, ..published });
+        drop(writer);
+        Ok(metrics.files_deleted.len())
+    }
+}
+
+impl Rollups {
+    /// A partition's files, as actions that put them in and take them out.
+    fn actions(&self, tier: Tier, date: i32) -> Result<(Vec<Add>, Vec<Remove>), LakeError> {
+        let (mut adds, mut removes) = (Vec::new(), Vec::new());
+        for view in self.table.snapshot()?.log_data() {
+            let path = view.object_store_path().to_string();
+            let file = self.files.iter().find(|file| file.path == path).ok_or_else(|| unknown("file of a rollup", &path))?;
+            if file.tier == tier && file.date == date {
+                #[expect(deprecated, reason = "a table provider over some files takes nothing else")]
+                adds.push(view.add_action());
+                removes.push(view.remove_action(true));
+            }
+        }
+        Ok((adds, removes))
+    }
+}
+
+/// What is rolled up anew: some properties of a local day.
+struct Replaced {
+    day: i32,
+    start: Timestamp,
+    end: Timestamp,
+    /// Their ids.
+    properties: Vec<String>,
+}
+
+impl Replaced {
+    /// Rows of it.
+    fn filter(&self) -> Expr {
+        let within = col(START).gt_eq(instant(self.start.micros())).and(col(START).lt(instant(self.end.micros())));
+        one_of(PROPERTY, &self.properties).and(within)
+    }
+}
+
+/// A bucket whose numbers stay keeps its revision; one whose numbers change gets the next.
+fn carry_revisions(before: &[Row], rows: &mut [Row]) {
+    let before: HashMap<_, &Row> = before.iter().map(|row| (row.key(), row)).collect();
+    for row in rows {
+        if let Some(known) = before.get(&row.key()) {
+            row.revision = known.revision + i32::from(known.statistics != row.statistics);
+        }
+    }
+}
+
+/// The readings of one property in one local day, on their way into buckets.
+struct DayOfProperty {
+    kept: Kept,
+    quarters: Windows,
+    hours: Windows,
+    start: i64,
+    end: i64,
+    devices: HashMap<u32, Vec<Lane>>,
+}
+
+/// Trusted or suspect readings of one device in one district.
+struct Lane {
+    district: u16,
+    trusted: bool,
+    bucket: usize,
+    tally: Tally,
+    done: Vec<(usize, Statistics)>,
+    sketch: Option<Sketch>,
+}
+
+impl DayOfProperty {
+    fn new(kept: Kept, zone: &TimeZone, start: Timestamp, end: Timestamp) -> Result<Self, LakeError> {
+        let windows =
+            |tier: Tier| Windows::new(tier.size(), zone, start, end, BUCKETS_MAX).map_err(|error| unknown("day", &error.to_string()));
+        Ok(Self {
+            kept,
+            quarters: windows(Tier::Quarter)?,
+            hours: windows(Tier::Hour)?,
+            start: start.micros(),
+            end: end.micros(),
+            devices: HashMap::new(),
+        })
+    }
+
+    /// Takes rows: those of a device by ascending time.
+    fn add(&mut self, chunk: &Chunk) {
+        let rows = chunk.device.iter().zip(&chunk.time).zip(&chunk.value).zip(&chunk.flags).zip(&chunk.district);
+        let mut hint = 0;
+        for ((((device, time), value), flags), district) in rows {
+            let Some(bucket) = self.quarters.find_near(*time, hint) else { continue };
+            hint = bucket;
+            let trusted = Flags::from_bits_retain(*flags).is_trusted();
+            let lanes = self.devices.entry(*device).or_default();
+            let known = lanes.iter().position(|lane| lane.district == *district && lane.trusted == trusted);
+            let at = known.unwrap_or_else(|| {
+                let (tally, sketch) = (Tally::new(self.kept), self.kept.has(Statistic::Sketch).then(Sketch::default));
+                lanes.push(Lane { district: *district, trusted, bucket, tally, done: Vec::new(), sketch });
+                lanes.len() - 1
+            });
+            let Some(lane) = lanes.get_mut(at) else { continue };
+            if lane.bucket != bucket {
+                let tally = std::mem::replace(&mut lane.tally, Tally::new(self.kept));
+                lane.done.push((lane.bucket, tally.finish()));
+                lane.bucket = bucket;
+            }
+            lane.tally.add(Seen { time: *time, value: *value }, *flags);
+            if let Some(sketch) = &mut lane.sketch {
+                sketch.add(*value);
+            }
+        }
+    }
+
+    fn finish(self, property: &str, device: impl Fn(u32) -> String, district: impl Fn(u16) -> Option<String>) -> Vec<(Tier, Vec<Row>)> {
+        let (mut quarters, mut hours, mut days) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, lanes) in self.devices {
+            let name = device(index);
+            let has_moved = lanes.iter().filter(|lane| lane.trusted).count() > 1;
+            for mut lane in lanes {
+                lane.done.push((lane.bucket, lane.tally.finish()));
+                // Between its readings lie those of the other lanes.
+                let is_alone = lane.trusted && !has_moved;
+                let district = district(lane.district);
+                let row = |(start, end): (i64, i64), mut statistics: Statistics| {
+                    statistics.increase = statistics.increase.filter(|_increase| is_alone);
+                    Row {
+                        property: property.to_owned(),
+                        device: name.clone(),
+                        start,
+                        end,
+                        district: district.clone(),
+                        trusted: lane.trusted,
+                        kept: self.kept,
+                        statistics,
+                        revision: 1,
+                    }
+                };
+                let (mut day, mut hour, mut of_hour) = (Tally::new(self.kept), Tally::new(self.kept), None);
+                for (bucket, statistics) in lane.done {
+                    let Some((start, end)) = self.quarters.edges(bucket) else { continue };
+                    let at = self.hours.find(start);
+                    if of_hour != at {
+                        let full = std::mem::replace(&mut hour, Tally::new(self.kept));
+                        let edges = of_hour.and_then(|of_hour: usize| self.hours.edges(of_hour));
+                        hours.extend(edges.map(|edges| row(edges, full.finish())));
+                        of_hour = at;
+                    }
+                    hour.append(&statistics);
+                    day.append(&statistics);
+                    quarters.push(row((start, end), statistics));
+                }
+                let edges = of_hour.and_then(|of_hour| self.hours.edges(of_hour));
+                hours.extend(edges.map(|edges| row(edges, hour.finish())));
+                days.push(row((self.start, self.end), Statistics { sketch: lane.sketch, ..day.finish() }));
+            }
+        }
+        vec![(Tier::Quarter, quarters), (Tier::Hour, hours), (Tier::Day, days)]
+    }
+}
