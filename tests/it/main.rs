@@ -29,6 +29,7 @@ mod overload;
 mod quality;
 mod registry;
 mod repair;
+mod s3;
 mod schemas;
 mod sending;
 mod support;

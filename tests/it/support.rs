@@ -11,6 +11,7 @@ mod influxdb;
 mod process;
 mod proxy;
 mod publisher;
+mod s3;
 mod shortage;
 mod state;
 
@@ -22,6 +23,7 @@ pub(crate) use conca::{Conca, Setup, conca_command};
 pub(crate) use influxdb::InfluxDb;
 pub(crate) use proxy::Proxy;
 pub(crate) use publisher::{Load, Outgoing, Publisher};
+pub(crate) use s3::S3;
 pub(crate) use shortage::Shortage;
 pub(crate) use state::{Identity, Looks, Store};
 
