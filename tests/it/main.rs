@@ -25,6 +25,7 @@ mod keep;
 mod layering;
 mod material;
 mod model;
+mod open_table;
 mod overload;
 mod quality;
 mod registry;

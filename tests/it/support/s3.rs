@@ -2,14 +2,13 @@
 
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::process::Command;
 
 use tempfile::TempDir;
 
 use super::broker::free_address;
 use super::process::Process;
-use super::{Setup, wait_until};
+use super::{Setup, built, wait_until};
 
 /// The user that the server knows.
 pub(crate) const KEY: &str = "a-key-of-the-tests";
@@ -25,21 +24,6 @@ pub(crate) struct S3 {
     process: Option<Process>,
 }
 
-/// The program; `tests/run` says where, else it is looked for or built.
-fn versitygw() -> PathBuf {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    let program = PROGRAM.get_or_init(|| {
-        if let Some(program) = std::env::var_os("CONCA_VERSITYGW") {
-            return program.into();
-        }
-        let build = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/versitygw/build");
-        let output = Command::new(build).stderr(Stdio::inherit()).output().unwrap();
-        assert!(output.status.success(), "the Versity S3 Gateway cannot be built: {}", output.status);
-        String::from_utf8(output.stdout).unwrap().trim().into()
-    });
-    program.clone()
-}
-
 impl S3 {
     pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -52,7 +36,7 @@ impl S3 {
     /// Starts it, again if it ran before, and waits until it listens.
     pub(crate) fn restart(&mut self) {
         assert!(self.process.is_none(), "the server runs");
-        let mut command = Command::new(versitygw());
+        let mut command = Command::new(built("CONCA_VERSITYGW", "versitygw"));
         // Attributes of files that not every file system has are in a folder of their own.
         let attributes = self.folder.path().join("attributes");
         std::fs::create_dir_all(&attributes).unwrap();
