@@ -159,7 +159,7 @@ impl Keeper {
     /// Does a piece of work again and again while it says that there is more. `false` where it fails.
     async fn work(&self, work: Work, stop: &CancellationToken) -> bool {
         loop {
-            let outcome = self.step(work).await;
+            let outcome = self.step(work, stop).await;
             let result = if outcome.is_ok() { "ok" } else { "failed" };
             self.metrics.lake_work.get_or_create(&WorkLabels { work, result }).inc();
             match outcome {
@@ -184,11 +184,19 @@ impl Keeper {
     }
 
     /// One step of a piece of work; more than 0 says that there is more of it.
-    async fn step(&self, work: Work) -> Result<usize, LakeError> {
+    async fn step(&self, work: Work, stop: &CancellationToken) -> Result<usize, LakeError> {
         let now = self.clock.now();
         match work {
             Work::Open => self.lake.reach().await.map(|()| 0),
-            Work::Merge => self.lake.merge().await,
+            Work::Merge => {
+                // What comes meanwhile waits for the next turn: else a stream of late rows kept everything else from one.
+                let mut waiting = self.database.live().read().tail_rows.1;
+                while waiting > 0 && !stop.is_cancelled() {
+                    let rows = self.lake.merge().await?;
+                    waiting = if rows == 0 { 0 } else { waiting.saturating_sub(rows) };
+                }
+                Ok(0)
+            }
             Work::Compact => self.lake.compact(&self.maintenance, now).await,
             Work::Flush => self.lake.flush().await.map(|_rows| 0),
             Work::RollUp => self.lake.roll_up(now).await,

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Broker, Conca, Outgoing, Publisher, S3, Setup, wait_until};
+use crate::support::{Broker, Conca, Outgoing, Publisher, S3, Setup, TABLE, TableReader, wait_until};
 
 /// Everything that is done to a table is done all the time.
 fn restless(setup: Setup) -> Setup {
@@ -82,6 +82,9 @@ fn a_table_in_a_bucket_is_kept_like_one_in_a_folder() {
     });
     assert!(!s3.objects("lake/observations-rollup", ".parquet").is_empty(), "rollups are beside the table");
     assert!(!setup.data().join("lake").exists(), "nothing of it is on this machine's disk");
+    // A program that shares no code with this one sees the same.
+    let seen = TableReader::DuckDb.look(TABLE, &s3.environment());
+    assert_eq!((seen.rows, seen.identities, seen.sums["pm10"]), (3_600, 3_600, expected.1));
     let before = everything(&conca);
     assert_eq!(before.lines().count(), 3_601);
     conca.kill();

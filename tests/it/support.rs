@@ -29,7 +29,7 @@ pub(crate) use influxdb::InfluxDb;
 pub(crate) use proxy::Proxy;
 pub(crate) use publisher::{Load, Outgoing, Publisher};
 pub(crate) use reader::{Look, TableReader};
-pub(crate) use s3::S3;
+pub(crate) use s3::{S3, TABLE};
 pub(crate) use shortage::Shortage;
 pub(crate) use state::{Identity, Looks, Store};
 

@@ -11,9 +11,9 @@ use super::process::Process;
 use super::{Setup, built, wait_until};
 
 /// The user that the server knows.
-pub(crate) const KEY: &str = "a-key-of-the-tests";
+const KEY: &str = "a-key-of-the-tests";
 /// Its secret.
-pub(crate) const SECRET: &str = "a-secret-of-the-tests";
+const SECRET: &str = "a-secret-of-the-tests";
 /// The table's address.
 pub(crate) const TABLE: &str = "s3://city/lake/observations";
 
