@@ -187,10 +187,21 @@ struct TableState {
 }
 
 impl TableState {
-    fn of(lake: LakeStatus) -> Self {
-        let LakeStatus { version, files, bytes, rows, position, rollup_files, rollup_bytes, rollup_rows, touched_units } = lake;
-        let rollups = RollupState { files: rollup_files, bytes: rollup_bytes, rows: rollup_rows, touched: touched_units };
-        Self { version, files, bytes, rows, ordered: position.ordered, late: position.late, rollups }
+    fn of(lake: &LakeStatus) -> Self {
+        Self {
+            version: lake.version,
+            files: lake.files,
+            bytes: lake.bytes,
+            rows: lake.rows,
+            ordered: lake.position.ordered,
+            late: lake.position.late,
+            rollups: RollupState {
+                files: lake.rollup_files,
+                bytes: lake.rollup_bytes,
+                rows: lake.rollup_rows,
+                touched: lake.touched_units,
+            },
+        }
     }
 }
 
@@ -242,13 +253,13 @@ async fn show_status(State(shared): State<Shared>, params: Params) -> Result<Res
             Ok::<_, Problem>((context.reader.ledger_total()?, context.lake.status()?, influx))
         })
         .await?;
-    let status = Status::of(&shared.context, total, lake, influx);
+    let status = Status::of(&shared.context, total, lake.as_ref(), influx);
     let code = if status.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Ok((code, formats::json(&status)).into_response())
 }
 
 impl Status {
-    fn of(context: &Context, total: Counts, lake: Option<LakeStatus>, influxdb: Option<InfluxState>) -> Self {
+    fn of(context: &Context, total: Counts, lake: Option<&LakeStatus>, influxdb: Option<InfluxState>) -> Self {
         let config = &context.config;
         let now = context.clock.now();
         let (log, devices, sequence) = {

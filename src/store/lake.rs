@@ -119,6 +119,9 @@ fn is_storage(error: &DataFusionError) -> bool {
     causes.next().is_some_and(|cause| !matches!(cause, object_store::Error::NotFound { .. }))
 }
 
+/// How long the program's start waits for a table on S3.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// How the lake works.
 #[derive(Clone, Debug)]
 pub struct LakeSettings {
@@ -254,8 +257,14 @@ impl Lake {
             runtime,
             writer: tokio::sync::Mutex::new(LastChange::Unknown),
         };
-        match lake.reach().await {
-            Err(error @ LakeError::Delta(_)) if lake.log_store.root_url().scheme() != "file" => {
+        if lake.log_store.root_url().scheme() != table::S3 {
+            lake.reach().await?;
+            return Ok(lake);
+        }
+        // What is given up here is begun anew, like after a crash.
+        let reached = tokio::time::timeout(PATIENCE, lake.reach()).await.unwrap_or(Err(LakeError::Unopened));
+        match reached {
+            Err(error @ (LakeError::Delta(_) | LakeError::Unopened)) => {
                 tracing::error!(error = crate::error_chain(&error), "the table cannot be reached: it is tried again");
             }
             reached => reached?,

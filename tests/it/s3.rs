@@ -29,7 +29,7 @@ fn sum(minutes: std::ops::Range<i64>, add: f64) -> f64 {
 const DAY: &str = "from=2026-03-19T23:00:00Z&to=2026-03-20T23:00:00Z&quality=any";
 
 /// Count and sum of the day's values of `pm10`, all of them whole numbers.
-fn told(conca: &Conca) -> (u64, f64) {
+fn told(conca: &Conca) -> (f64, f64) {
     let ask = |function: &str, across: &str| {
         let (code, answer) =
             conca.get_json(&format!("/v1/aggregates?property=pm10&window=1d&in_time={function}&across={across}&zone=Europe/Rome&{DAY}"));
@@ -37,7 +37,7 @@ fn told(conca: &Conca) -> (u64, f64) {
         answer["series"][0]["buckets"][0]["value"].as_f64().unwrap_or_else(|| panic!("{answer:#}"))
     };
     let (count, mean) = (ask("count", "sum"), ask("mean", "mean"));
-    (count as u64, (count * mean).round())
+    (count, (count * mean).round())
 }
 
 /// Everything that a question can see of the day.
@@ -75,7 +75,7 @@ fn a_table_in_a_bucket_is_kept_like_one_in_a_folder() {
     wait_until_settled(&conca, 3_600);
     let counts = setup.looks().ledger();
     assert_eq!((counts.stored, counts.duplicate, counts.corrected), (3_600, 600, 360), "{counts:?}");
-    let expected = (1_800, sum(0..200, 0.0) + sum(200..260, 7.0) + sum(260..600, 0.0));
+    let expected = (1_800.0, sum(0..200, 0.0) + sum(200..260, 7.0) + sum(260..600, 0.0));
     assert_eq!(told(&conca), expected);
     wait_until("what no version uses is deleted", || {
         s3.objects("lake/observations", ".parquet").iter().filter(|path| !path.to_string_lossy().contains("_delta_log")).count() == 1
@@ -124,8 +124,39 @@ fn a_bucket_that_is_away_holds_up_no_intake_and_is_told_of() {
     check_refused(&conca);
     s3.restart();
     wait_until_settled(&conca, 1_800);
-    assert_eq!(told(&conca), (900, sum(0..300, 0.0)));
+    assert_eq!(told(&conca), (900.0, sum(0..300, 0.0)));
     assert_eq!(setup.looks().ledger().stored, 1_800);
+    conca.stop();
+}
+
+#[test]
+fn a_bucket_that_does_not_answer_is_not_waited_for() {
+    let s3 = S3::start();
+    let broker = Broker::start();
+    let setup = s3.holds(restless(Setup::of(&broker))).environment("AWS_TIMEOUT", "1s");
+    let conca = setup.start();
+    let mut publisher = Publisher::connect(broker.address());
+    publisher.send(&readings(0..100, 0.0));
+    wait_until_settled(&conca, 600);
+    s3.signal("STOP");
+    publisher.send(&readings(100..200, 0.0));
+    assert_eq!(setup.looks().ledger_of(600).accepted, 600, "intake goes on");
+    wait_until("it is said that the table is away", || {
+        let (code, status) = conca.get_json("/status");
+        code == 503 && status["lake"]["failure"]["error"].is_string()
+    });
+    let (code, answer) = conca.get_json(&format!("/v1/observations?{DAY}"));
+    assert!(code == 503 && answer["title"].is_string(), "{answer:#}");
+    conca.kill();
+    // When the program starts, too.
+    let conca = setup.start();
+    publisher = Publisher::connect(broker.address());
+    publisher.send(&readings(200..300, 0.0));
+    assert_eq!(setup.looks().ledger_of(900).accepted, 900, "intake goes on");
+    check_refused(&conca);
+    s3.signal("CONT");
+    wait_until_settled(&conca, 1_800);
+    assert_eq!(told(&conca), (900.0, sum(0..300, 0.0)));
     conca.stop();
 }
 

@@ -55,6 +55,11 @@ impl S3 {
         self.process.take().expect("the server runs").kill();
     }
 
+    /// Sends a signal by its name: after `STOP` it takes connections and does not answer, until `CONT`.
+    pub(crate) fn signal(&self, name: &str) {
+        self.process.as_ref().expect("the server runs").signal(name);
+    }
+
     /// What programs that speak S3's protocol read from the environment.
     pub(crate) fn environment(&self) -> [(&'static str, String); 5] {
         [
