@@ -96,7 +96,7 @@ fn a_table_in_a_bucket_is_kept_like_one_in_a_folder() {
 
 #[test]
 fn a_bucket_that_is_away_holds_up_no_intake_and_is_told_of() {
-    let mut s3 = S3::start();
+    let mut s3 = S3::start_encrypted();
     let broker = Broker::start();
     let setup = s3.holds(restless(Setup::of(&broker)));
     let conca = setup.start();

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::broker::free_address;
 use super::process::Process;
-use super::{Setup, built, wait_until};
+use super::{Certificates, Setup, built, wait_until};
 
 /// The user that the server knows.
 const KEY: &str = "a-key-of-the-tests";
@@ -20,15 +20,25 @@ pub(crate) const TABLE: &str = "s3://city/lake/observations";
 /// A server with an empty bucket, for one life or several.
 pub(crate) struct S3 {
     folder: TempDir,
+    certificates: Option<Certificates>,
     address: SocketAddr,
     process: Option<Process>,
 }
 
 impl S3 {
     pub(crate) fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// Speaks TLS.
+    pub(crate) fn start_encrypted() -> Self {
+        Self::start_with(Some(Certificates::make()))
+    }
+
+    fn start_with(certificates: Option<Certificates>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(folder.path().join("buckets/city")).unwrap();
-        let mut server = Self { folder, address: free_address(), process: None };
+        let mut server = Self { folder, certificates, address: free_address(), process: None };
         server.restart();
         server
     }
@@ -41,6 +51,9 @@ impl S3 {
         let attributes = self.folder.path().join("attributes");
         std::fs::create_dir_all(&attributes).unwrap();
         command.args(["--access", KEY, "--secret", SECRET, "--quiet", "--keep-alive", "--port", &self.address.to_string()]);
+        if let Some(certificates) = &self.certificates {
+            command.arg("--cert").arg(&certificates.server).arg("--key").arg(&certificates.server_key);
+        }
         command.args(["posix", "--sidecar"]).arg(attributes).arg(self.folder.path().join("buckets"));
         let mut process = Process::start(&mut command, &self.folder.path().join("log"));
         wait_until("the S3 server listens", || {
@@ -62,12 +75,16 @@ impl S3 {
 
     /// What programs that speak S3's protocol read from the environment.
     pub(crate) fn environment(&self) -> [(&'static str, String); 5] {
+        let (scheme, trust) = match &self.certificates {
+            Some(certificates) => ("https", ("SSL_CERT_FILE", certificates.authority.to_str().unwrap().to_owned())),
+            None => ("http", ("AWS_ALLOW_HTTP", "true".to_owned())),
+        };
         [
             ("AWS_ACCESS_KEY_ID", KEY.to_owned()),
             ("AWS_SECRET_ACCESS_KEY", SECRET.to_owned()),
             ("AWS_REGION", "us-east-1".to_owned()),
-            ("AWS_ENDPOINT_URL", format!("http://{}", self.address)),
-            ("AWS_ALLOW_HTTP", "true".to_owned()),
+            ("AWS_ENDPOINT_URL", format!("{scheme}://{}", self.address)),
+            trust,
         ]
     }
 
