@@ -289,7 +289,8 @@ pub struct Intake {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Lake {
-    /// Folder or address of the table. Empty: `lake` in the data folder.
+    /// Where the table is: a folder, or `s3://bucket/prefix` (keys, region and endpoint in the environment, as `AWS_ACCESS_KEY_ID`).
+    /// Empty: `lake` in the data folder.
     pub url: String,
     /// Memory of all questions and maintenance together, in MiB.
     #[schemars(range(min = 64, max = 1_048_576))]

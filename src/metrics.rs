@@ -61,6 +61,8 @@ pub struct LaneLabel {
 /// A piece of the lake's work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum Work {
+    /// The table, which was away when the program started.
+    Open,
     /// Log to table.
     Flush,
     /// Late rows into the table.

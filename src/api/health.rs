@@ -163,6 +163,17 @@ struct LogState {
 /// The store.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 struct LakeState {
+    /// The table; left out until it was reached.
+    #[serde(flatten)]
+    table: Option<TableState>,
+    /// What fails.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failure: Option<LakeFailure>,
+}
+
+/// The store's table.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+struct TableState {
     /// Delta version.
     version: u64,
     files: usize,
@@ -173,9 +184,25 @@ struct LakeState {
     /// Last commit of the late lane that it holds.
     late: u64,
     rollups: RollupState,
-    /// What fails.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    failure: Option<LakeFailure>,
+}
+
+impl TableState {
+    fn of(lake: &LakeStatus) -> Self {
+        Self {
+            version: lake.version,
+            files: lake.files,
+            bytes: lake.bytes,
+            rows: lake.rows,
+            ordered: lake.position.ordered,
+            late: lake.position.late,
+            rollups: RollupState {
+                files: lake.rollup_files,
+                bytes: lake.rollup_bytes,
+                rows: lake.rollup_rows,
+                touched: lake.touched_units,
+            },
+        }
+    }
 }
 
 /// The rollups of the store.
@@ -226,13 +253,13 @@ async fn show_status(State(shared): State<Shared>, params: Params) -> Result<Res
             Ok::<_, Problem>((context.reader.ledger_total()?, context.lake.status()?, influx))
         })
         .await?;
-    let status = Status::of(&shared.context, total, &lake, influx);
+    let status = Status::of(&shared.context, total, lake.as_ref(), influx);
     let code = if status.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Ok((code, formats::json(&status)).into_response())
 }
 
 impl Status {
-    fn of(context: &Context, total: Counts, lake: &LakeStatus, influxdb: Option<InfluxState>) -> Self {
+    fn of(context: &Context, total: Counts, lake: Option<&LakeStatus>, influxdb: Option<InfluxState>) -> Self {
         let config = &context.config;
         let now = context.clock.now();
         let (log, devices, sequence) = {
@@ -256,7 +283,7 @@ impl Status {
             version: env!("CARGO_PKG_VERSION"),
             started: context.started,
             now,
-            ready: paused.is_none() && failure.is_none() && sources.iter().all(|source| source.ready),
+            ready: paused.is_none() && failure.is_none() && lake.is_some() && sources.iter().all(|source| source.ready),
             sources,
             intake: IntakeState {
                 paused,
@@ -265,21 +292,7 @@ impl Status {
                 sequence,
             },
             log,
-            lake: LakeState {
-                version: lake.version,
-                files: lake.files,
-                bytes: lake.bytes,
-                rows: lake.rows,
-                ordered: lake.position.ordered,
-                late: lake.position.late,
-                rollups: RollupState {
-                    files: lake.rollup_files,
-                    bytes: lake.rollup_bytes,
-                    rows: lake.rollup_rows,
-                    touched: lake.touched_units,
-                },
-                failure,
-            },
+            lake: LakeState { table: lake.map(TableState::of), failure },
             influxdb,
             query_store: config.query_store,
             devices: Bounded { count: devices, max: config.intake.devices_max },

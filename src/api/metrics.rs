@@ -29,12 +29,12 @@ pub(super) fn routes() -> OpenApiRouter<Shared> {
 async fn show_metrics(State(shared): State<Shared>, params: Params) -> Result<Response, Problem> {
     params.none()?;
     let lake = shared.blocking(|context| context.lake.status()).await?;
-    refresh(&shared.context, &lake);
+    refresh(&shared.context, lake.as_ref());
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, content_type)], shared.context.metrics.page()).into_response())
 }
 
-fn refresh(context: &Context, lake: &LakeStatus) {
+fn refresh(context: &Context, lake: Option<&LakeStatus>) {
     let metrics: &Metrics = &context.metrics;
     for source in &context.sources {
         let label = SourceLabel { source: source.name.to_string() };
@@ -55,11 +55,13 @@ fn refresh(context: &Context, lake: &LakeStatus) {
     metrics.log_bytes.set(gauge(bytes as u64));
     metrics.devices.set(gauge(devices as u64));
     metrics.devices_max.set(gauge(context.config.intake.devices_max as u64));
-    metrics.lake_files.set(gauge(lake.files as u64));
-    metrics.lake_bytes.set(gauge(lake.bytes));
-    metrics.lake_rows.set(gauge(lake.rows));
     metrics.alerts_active.set(gauge(context.desk.active_count() as u64));
-    // What the system does not tell stays as it was.
+    // What table and system do not tell stays as it was.
+    if let Some(lake) = lake {
+        metrics.lake_files.set(gauge(lake.files as u64));
+        metrics.lake_bytes.set(gauge(lake.bytes));
+        metrics.lake_rows.set(gauge(lake.rows));
+    }
     if let Some(free) = disk_free(&context.config.node.data) {
         metrics.disk_free_bytes.set(gauge(free));
     }

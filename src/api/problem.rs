@@ -446,10 +446,15 @@ impl From<LakeError> for Problem {
             }
             LakeError::State(error) => error.into(),
             LakeError::Stopped => Self::new(Kind::Stopping, ""),
-            LakeError::Delta(_) | LakeError::Influx(_) => Self::logged(Kind::StoreUnavailable, &error),
-            LakeError::Location(_) | LakeError::Remote(_) | LakeError::Sync(_) | LakeError::Query(_) | LakeError::Unknown { .. } => {
-                Self::internal(&error)
+            LakeError::Delta(_) | LakeError::Influx(_) | LakeError::Unopened | LakeError::Unreadable(_) => {
+                Self::logged(Kind::StoreUnavailable, &error)
             }
+            LakeError::Location(_)
+            | LakeError::Remote(_)
+            | LakeError::Storage(_)
+            | LakeError::Sync(_)
+            | LakeError::Query(_)
+            | LakeError::Unknown { .. } => Self::internal(&error),
         }
     }
 }

@@ -75,6 +75,9 @@ pub(super) fn values(config: &Config, problems: &mut Vec<Problem>) {
             report(key, "must be above zero");
         }
     }
+    if !is_table_location(&config.lake.url) {
+        report("lake.url", "must be a folder or s3://bucket/prefix");
+    }
     influxdb(config, &mut report);
     if config.intake.linger.0.as_millis() > 1_000 {
         report("intake.linger", "must not exceed 1s: acknowledgements wait for it");
@@ -118,6 +121,15 @@ pub(super) fn values(config: &Config, problems: &mut Vec<Problem>) {
         }
     }
     api(config, &mut report);
+}
+
+/// A folder, or a prefix in a bucket of S3: the rollups are beside it. User and password in an address would be shown with it.
+fn is_table_location(text: &str) -> bool {
+    let is_prefix = |url: Url| {
+        let is_bare = url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+        url.scheme() == "s3" && url.has_host() && is_bare && !url.path().trim_matches('/').is_empty()
+    };
+    !text.contains("://") || Url::parse(text).is_ok_and(is_prefix)
 }
 
 /// Of a name that is not the city's to give.

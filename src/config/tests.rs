@@ -63,6 +63,16 @@ fn every_problem_is_reported_with_its_key() {
 }
 
 #[test]
+fn the_table_is_in_a_folder_or_a_bucket() {
+    for good in ["", "lake", "/var/lib/conca/lake", "s3://bucket/prefix", "s3://bucket/a/prefix/"] {
+        check(&format!("[lake]\nurl = \"{good}\""), &[]);
+    }
+    for bad in ["s3://", "s3://bucket", "s3://bucket/", "https://bucket.s3.amazonaws.com", "memory://", "s3://key:secret@bucket/prefix"] {
+        check(&format!("[lake]\nurl = \"{bad}\""), &["lake.url: must be a folder or s3://bucket/prefix"]);
+    }
+}
+
+#[test]
 fn other_addresses_than_loopback_need_tokens_and_encryption() {
     check(
         "[api]\nlisten = \"0.0.0.0:8080\"",

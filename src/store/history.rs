@@ -24,17 +24,17 @@ impl History {
     }
 
     /// Its state now, for several reads: of the lake one snapshot, of InfluxDB what it has when it is asked.
-    pub fn view(&self) -> View<'_> {
-        match self {
-            Self::Lake(lake) => View::Lake(lake, lake.snapshot()),
+    pub fn view(&self) -> Result<View<'_>, LakeError> {
+        Ok(match self {
+            Self::Lake(lake) => View::Lake(lake, lake.snapshot()?),
             Self::Influx(influx) => View::Influx(influx),
-        }
+        })
     }
 
     /// No observation is older; `None` where there is none at all.
     pub async fn oldest_time(&self) -> Result<Option<Timestamp>, LakeError> {
         match self {
-            Self::Lake(lake) => Ok(lake.oldest_time()),
+            Self::Lake(lake) => lake.oldest_time(),
             Self::Influx(influx) => Ok(influx.oldest_time().await?),
         }
     }

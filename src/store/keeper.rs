@@ -102,34 +102,45 @@ impl Keeper {
                 (state.tail_rows.0, state.tail_rows.1, state.tail_bytes)
             };
             let is_long = bytes >= self.schedule.flush_bytes;
-            let mut is_well = true;
-            if late > 0 && (late >= LATE_ROWS_MAX || is_long || merged.elapsed() >= self.schedule.merge_every) {
+            let mut is_well = self.lake.is_open() || self.work(Work::Open, &stop).await;
+            if !is_well {
+                // Nothing can be done without a table.
+            } else if late > 0 && (late >= LATE_ROWS_MAX || is_long || merged.elapsed() >= self.schedule.merge_every) {
                 // A merge flushes first.
-                is_well &= self.work(Work::Merge, &stop).await;
+                is_well = self.work(Work::Merge, &stop).await;
                 (merged, flushed) = (Instant::now(), Instant::now());
             } else if ordered > 0 && (ordered >= self.schedule.flush_rows || is_long || flushed.elapsed() >= self.schedule.flush_after) {
-                is_well &= self.work(Work::Flush, &stop).await;
+                is_well = self.work(Work::Flush, &stop).await;
                 flushed = Instant::now();
             }
             if maintained.elapsed() >= self.schedule.maintain_every {
-                is_well &= self.maintain(&stop).await;
-                maintained = Instant::now();
+                if self.maintain(&stop).await {
+                    maintained = Instant::now();
+                } else {
+                    is_well = false;
+                }
             }
-            if vacuumed.elapsed() >= self.schedule.vacuum_after {
-                is_well &= self.work(Work::Vacuum, &stop).await;
-                vacuumed = Instant::now();
+            if vacuumed.elapsed() >= self.schedule.vacuum_after && self.lake.is_open() {
+                if self.work(Work::Vacuum, &stop).await {
+                    vacuumed = Instant::now();
+                } else {
+                    is_well = false;
+                }
             }
             pause = if is_well { Duration::ZERO } else { (pause * 2).clamp(PAUSE.0, PAUSE.1) };
         }
     }
 
     async fn maintain(&self, stop: &CancellationToken) -> bool {
-        let mut is_well = self.work(Work::Compact, stop).await;
-        // What is dropped is never rolled up again.
-        let is_rolled_up = self.work(Work::RollUp, stop).await;
-        is_well &= is_rolled_up;
-        if is_rolled_up && !stop.is_cancelled() {
-            is_well &= self.work(Work::Retain, stop).await;
+        let mut is_well = true;
+        if self.lake.is_open() {
+            is_well &= self.work(Work::Compact, stop).await;
+            // What is dropped is never rolled up again.
+            let is_rolled_up = self.work(Work::RollUp, stop).await;
+            is_well &= is_rolled_up;
+            if is_rolled_up && !stop.is_cancelled() {
+                is_well &= self.work(Work::Retain, stop).await;
+            }
         }
         let (database, bytes_max, oldest) =
             (Arc::clone(&self.database), self.schedule.quarantine_bytes_max, self.clock.now().minus(self.schedule.quarantine_kept));
@@ -148,12 +159,13 @@ impl Keeper {
     /// Does a piece of work again and again while it says that there is more. `false` where it fails.
     async fn work(&self, work: Work, stop: &CancellationToken) -> bool {
         loop {
-            let outcome = self.step(work).await;
+            let outcome = self.step(work, stop).await;
             let result = if outcome.is_ok() { "ok" } else { "failed" };
             self.metrics.lake_work.get_or_create(&WorkLabels { work, result }).inc();
             match outcome {
                 Ok(more) => {
-                    self.failure.lock().take_if(|failure| failure.work == work);
+                    // A merge flushes first.
+                    self.failure.lock().take_if(|failure| failure.work == work || (failure.work, work) == (Work::Flush, Work::Merge));
                     if more == 0 || stop.is_cancelled() {
                         return true;
                     }
@@ -172,10 +184,19 @@ impl Keeper {
     }
 
     /// One step of a piece of work; more than 0 says that there is more of it.
-    async fn step(&self, work: Work) -> Result<usize, LakeError> {
+    async fn step(&self, work: Work, stop: &CancellationToken) -> Result<usize, LakeError> {
         let now = self.clock.now();
         match work {
-            Work::Merge => self.lake.merge().await,
+            Work::Open => self.lake.reach().await.map(|()| 0),
+            Work::Merge => {
+                // What comes meanwhile waits for the next turn: else a stream of late rows kept everything else from one.
+                let mut waiting = self.database.live().read().tail_rows.1;
+                while waiting > 0 && !stop.is_cancelled() {
+                    let rows = self.lake.merge().await?;
+                    waiting = if rows == 0 { 0 } else { waiting.saturating_sub(rows) };
+                }
+                Ok(0)
+            }
             Work::Compact => self.lake.compact(&self.maintenance, now).await,
             Work::Flush => self.lake.flush().await.map(|_rows| 0),
             Work::RollUp => self.lake.roll_up(now).await,

@@ -5,11 +5,12 @@
 //!   rows wait in the log until a merge has compared them: new ones are appended, equal ones dropped, corrections
 //!   rewrite the files that hold them. Every version of the table is free of duplicates.
 //! - **Durable before trim.** Files, commit and folders are synced before the log forgets anything; after a crash in
-//!   between, the table is verified first.
+//!   between, the table is verified first. On S3 what is acknowledged is durable.
 //! - **One snapshot.** A question sees one table version and exactly the log rows that it lacks. Vacuum deletes only what
 //!   has been unused for longer than any question may take.
 //!
-//! One task flushes, merges and maintains; questions run beside it.
+//! One task flushes, merges and maintains; questions run beside it. A table on S3 may be away, also when the program starts: intake
+//! goes on, questions are refused, and the task tries again.
 
 mod flush;
 mod look;
@@ -17,6 +18,7 @@ mod maintain;
 mod merge;
 mod read;
 mod rollup;
+mod s3;
 mod scan;
 mod table;
 
@@ -30,6 +32,7 @@ use deltalake::datafusion::execution::object_store::ObjectStoreUrl;
 use deltalake::datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use deltalake::datafusion::prelude::SessionContext;
 use deltalake::delta_datafusion::DeltaSessionContext;
+use deltalake::logstore::LogStoreRef;
 use deltalake::{DeltaTable, DeltaTableError};
 use parking_lot::RwLock;
 use tokio::sync::MutexGuard;
@@ -53,10 +56,22 @@ pub const STORE: &str = LAKE;
 #[derive(Debug, thiserror::Error)]
 pub enum LakeError {
     /// Neither a folder nor an address.
-    #[error("{0:?} is neither a folder nor the address of a table")]
+    #[error("{0:?} is neither a folder nor s3://bucket/prefix")]
     Location(String),
-    /// Not in a folder of this machine.
-    #[error("the table at {0} is not in a folder of this machine")]
+    /// The table could not be reached since the program started. Nothing has changed: retry.
+    #[error("the table could not be reached yet")]
+    Unopened,
+    /// What is said of the object store in the environment cannot be used.
+    #[error("the object store cannot be used")]
+    Storage(#[source] object_store::Error),
+    /// Files of the table cannot be read now. Nothing has changed: retry.
+    #[error("the table's files cannot be read")]
+    Unreadable(#[source] DataFusionError),
+    /// Not in a folder of this machine, whose files alone can be copied and examined.
+    #[error(
+        "the table at {0} is not in a folder of this machine: let the bucket keep versions or a replica of it, and copy the data folder while \
+         the service is stopped"
+    )]
     Remote(String),
     /// Files that the table's newest version names are missing or cut short.
     #[error("{} files of the table in {} are missing or cut short, first {:?}", files.len(), folder.display(), files.first())]
@@ -91,15 +106,26 @@ impl From<DataFusionError> for LakeError {
     fn from(error: DataFusionError) -> Self {
         match error.find_root() {
             DataFusionError::ResourcesExhausted(_) => Self::TooLarge(error),
+            _ if is_storage(&error) => Self::Unreadable(error),
             _ => Self::Query(error),
         }
     }
 }
 
+/// Whether the object store is the cause, and not for lack of the object.
+fn is_storage(error: &DataFusionError) -> bool {
+    let causes = std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| error.source());
+    let mut causes = causes.filter_map(|cause| cause.downcast_ref::<object_store::Error>());
+    causes.next().is_some_and(|cause| !matches!(cause, object_store::Error::NotFound { .. }))
+}
+
+/// How long the program's start waits for a table on S3.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// How the lake works.
 #[derive(Clone, Debug)]
 pub struct LakeSettings {
-    /// Address or folder; empty means `lake` in the data folder.
+    /// Folder or `s3://bucket/prefix`; empty means `lake` in the data folder.
     pub url: String,
     /// This node's id: part of the application transactions' ids.
     pub node: String,
@@ -179,11 +205,13 @@ pub struct Lake {
     districts: Arc<Districts>,
     settings: LakeSettings,
     runtime: Arc<RuntimeEnv>,
+    log_store: LogStoreRef,
     /// Under which the runtime knows the table's folder.
     store_url: ObjectStoreUrl,
     /// Files that a question reads at once.
     cores: usize,
-    published: RwLock<Published>,
+    /// None until the table was reached.
+    published: RwLock<Option<Published>>,
     /// Held by whoever changes the table: one at a time.
     writer: tokio::sync::Mutex<LastChange>,
 }
@@ -204,7 +232,8 @@ impl std::fmt::Debug for Lake {
 }
 
 impl Lake {
-    /// Opens or makes the table, and settles what a crash may have left between table and log.
+    /// Opens or makes the table, and settles what a crash may have left between table and log. A table on S3 that is away is
+    /// opened later, by [`Lake::reach`].
     pub async fn open(
         data: &Path,
         database: Arc<Database>,
@@ -212,17 +241,15 @@ impl Lake {
         districts: Arc<Districts>,
         settings: LakeSettings,
     ) -> Result<Self, LakeError> {
-        let url = table::location(&settings.url, &data.join("lake"))?;
-        let table = table::open_or_create(&url).await?;
+        let log_store = table::log_store(&table::location(&settings.url, &data.join("lake"))?)?;
         let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(settings.memory_max))).build_arc()?;
-        let store_url = table.log_store().object_store_url();
-        runtime.register_object_store(store_url.as_ref(), table.log_store().object_store(None));
-        let rollups = Rollups::open(&url, &table, &database, &catalogue, &settings.zone).await?;
-        rollups.register(&runtime);
+        let store_url = log_store.object_store_url();
+        runtime.register_object_store(store_url.as_ref(), log_store.object_store(None));
         let lake = Self {
+            log_store,
             store_url,
             cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-            published: RwLock::new(Published::new(table, rollups)?),
+            published: RwLock::new(None),
             database,
             catalogue,
             districts,
@@ -230,8 +257,34 @@ impl Lake {
             runtime,
             writer: tokio::sync::Mutex::new(LastChange::Unknown),
         };
-        drop(lake.writer().await?);
+        if lake.log_store.root_url().scheme() != table::S3 {
+            lake.reach().await?;
+            return Ok(lake);
+        }
+        // What is given up here is begun anew, like after a crash.
+        let reached = tokio::time::timeout(PATIENCE, lake.reach()).await.unwrap_or(Err(LakeError::Unopened));
+        match reached {
+            Err(error @ (LakeError::Delta(_) | LakeError::Unopened)) => {
+                tracing::error!(error = crate::error_chain(&error), "the table cannot be reached: it is tried again");
+            }
+            reached => reached?,
+        }
         Ok(lake)
+    }
+
+    /// Opens the table, unless it is open, and settles what a crash may have left between table and log.
+    pub async fn reach(&self) -> Result<(), LakeError> {
+        drop(self.writer().await?);
+        Ok(())
+    }
+
+    /// Whether the table was reached.
+    pub fn is_open(&self) -> bool {
+        self.published.read().is_some()
+    }
+
+    fn published(&self) -> Result<Published, LakeError> {
+        self.published.read().clone().ok_or(LakeError::Unopened)
     }
 
     /// The right to change the table. First settles what a crash or a failure may have left between table and log: what
@@ -239,16 +292,32 @@ impl Lake {
     async fn writer(&self) -> Result<MutexGuard<'_, LastChange>, LakeError> {
         let mut writer = self.writer.lock().await;
         if *writer == LastChange::Unknown {
-            let mut table = DeltaTable::clone(&self.published.read().table);
-            table.update_state().await?;
-            self.settle(table).await?;
+            let known = self.published.read().clone();
+            let newest = match known {
+                Some(known) => {
+                    let mut table = DeltaTable::clone(&known.table);
+                    table.update_state().await?;
+                    known.with(table)?
+                }
+                None => self.open_tables().await?,
+            };
+            self.settle(newest).await?;
             *writer = LastChange::Settled;
         }
         Ok(writer)
     }
 
-    /// Brings the log's positions up to what the table says it holds.
-    async fn settle(&self, table: DeltaTable) -> Result<(), LakeError> {
+    /// Opens or makes the table and its rollups.
+    async fn open_tables(&self) -> Result<Published, LakeError> {
+        let table = table::open_or_create(Arc::clone(&self.log_store)).await?;
+        let rollups = Rollups::open(&table, &self.database, &self.catalogue, &self.settings.zone).await?;
+        rollups.register(&self.runtime);
+        Published::new(table, rollups)
+    }
+
+    /// Brings the log's positions up to what the table says it holds, and publishes it.
+    async fn settle(&self, published: Published) -> Result<(), LakeError> {
+        let table = Arc::clone(&published.table);
         let held =
             FollowerPosition { ordered: transaction(&table, &self.ordered_id()).await?, late: transaction(&table, &self.late_id()).await? };
         let (known, planned, units) = {
@@ -256,12 +325,8 @@ impl Lake {
             (turn.follower(STORE)?, turn.planned_merge(STORE)?, turn.touched()?)
         };
         // Questions must not see the old version with the trimmed log: the new pair comes first.
-        let next = {
-            let published = self.published.read();
-            let touched = Arc::new(Touched::of(&units, &self.catalogue, published.touched.moment()));
-            Published { position: held, touched, ..published.with(table.clone())? }
-        };
-        *self.published.write() = next;
+        let touched = Arc::new(Touched::of(&units, &self.catalogue, published.touched.moment()));
+        *self.published.write() = Some(Published { position: held, touched, ..published });
         if held.ordered < known.ordered || held.late < known.late {
             tracing::error!(
                 held = held.ordered,
@@ -297,7 +362,7 @@ impl Lake {
         moves: LedgerMoves,
         blocks: &[Arc<Block>],
     ) -> Result<(), LakeError> {
-        let published = self.published.read().clone();
+        let published = self.published()?;
         let units = LocalDays::new(&self.settings.zone).units(self.database.live(), blocks.iter().map(Arc::as_ref));
         // Noted before anything is touched: a crash in between costs a needless rollup.
         self.note_touched(&published.touched, &units).await?;
@@ -305,7 +370,7 @@ impl Lake {
         let table = table::commit(&published.table, change).await?;
         let mut touched = Touched::clone(&published.touched);
         touched.touch(units);
-        *self.published.write() = Published { position, touched: Arc::new(touched), ..published.with(table)? };
+        *self.published.write() = Some(Published { position, touched: Arc::new(touched), ..published.with(table)? });
         self.trim(Trim { store: STORE, position, moves, digests: self.settings.digests }).await?;
         *writer = LastChange::Settled;
         Ok(())
@@ -315,8 +380,8 @@ impl Lake {
     async fn change(&self, writer: &mut LastChange, work: impl Future<Output = Result<DeltaTable, LakeError>>) -> Result<(), LakeError> {
         *writer = LastChange::Unknown;
         let table = work.await?;
-        let next = self.published.read().with(table)?;
-        *self.published.write() = next;
+        let next = self.published()?.with(table)?;
+        *self.published.write() = Some(next);
         *writer = LastChange::Settled;
         Ok(())
     }
@@ -332,9 +397,9 @@ impl Lake {
         DeltaSessionContext::with_runtime_env(Arc::clone(&self.runtime)).into_inner()
     }
 
-    /// What it holds.
-    pub fn status(&self) -> Result<LakeStatus, LakeError> {
-        let published = self.published.read().clone();
+    /// What it holds; `None` until it was reached.
+    pub fn status(&self) -> Result<Option<LakeStatus>, LakeError> {
+        let Some(published) = self.published.read().clone() else { return Ok(None) };
         let snapshot = published.table.snapshot()?;
         let (mut files, mut bytes, mut rows) = (0, 0, 0);
         for file in snapshot.log_data().iter() {
@@ -343,7 +408,7 @@ impl Lake {
             rows += file.num_records().unwrap_or(0) as u64;
         }
         let (rollup_files, rollup_bytes, rollup_rows) = published.rollups.size();
-        Ok(LakeStatus {
+        Ok(Some(LakeStatus {
             version: published.table.version().unwrap_or(0),
             files,
             bytes,
@@ -353,25 +418,26 @@ impl Lake {
             rollup_bytes,
             rollup_rows,
             touched_units: published.touched.len(),
-        })
+        }))
     }
 
     /// No observation in table and log is older; `None` where there is none at all.
-    pub fn oldest_time(&self) -> Option<Timestamp> {
+    pub fn oldest_time(&self) -> Result<Option<Timestamp>, LakeError> {
         let (table, tail) = {
             let published = self.published.read();
+            let published = published.as_ref().ok_or(LakeError::Unopened)?;
             let tail = self.database.live().tail_after(published.position.ordered, published.position.late);
             (published.files.first().map(read::DayFile::start), tail)
         };
         let times = tail.ordered.iter().chain(&tail.late).flat_map(|block| block.rows.time.iter().copied());
-        times.chain(table).min().map(Timestamp::from_micros_clamped)
+        Ok(times.chain(table).min().map(Timestamp::from_micros_clamped))
     }
 
     /// The first UTC day from an instant's day on of which the table has rows: where it begins.
-    pub fn first_day_from(&self, time: Timestamp) -> Option<Timestamp> {
-        let published = self.published.read();
-        let start = published.files.partition_point(|file| file.start() < time.micros());
-        published.files.get(start).map(|file| Timestamp::from_micros_clamped(file.start()))
+    pub fn first_day_from(&self, time: Timestamp) -> Result<Option<Timestamp>, LakeError> {
+        let files = self.published()?.files;
+        let start = files.partition_point(|file| file.start() < time.micros());
+        Ok(files.get(start).map(|file| Timestamp::from_micros_clamped(file.start())))
     }
 
     /// Deletes partitions whose day is over since before `oldest`.

@@ -52,12 +52,13 @@ const ALLOWED: [(&str, &[&str]); 22] = [
 ];
 
 /// Crates whose types stay inside one module.
-const OWNED: [(&str, &[&str]); 9] = [
+const OWNED: [(&str, &[&str]); 10] = [
     ("rumqttc", &["ingest"]),
     ("rusqlite", &["state"]),
     // Parquet files that people exchange are written with the same crates.
     ("deltalake", &["store", "keep"]),
     ("datafusion", &["store"]),
+    ("object_store", &["store"]),
     ("axum", &["api"]),
     ("axum_server", &["api"]),
     ("tower_http", &["api"]),

@@ -11,9 +11,15 @@ mod influxdb;
 mod process;
 mod proxy;
 mod publisher;
+mod reader;
+mod s3;
 mod shortage;
 mod state;
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(crate) use broker::{Access, Broker};
@@ -22,6 +28,8 @@ pub(crate) use conca::{Conca, Setup, conca_command};
 pub(crate) use influxdb::InfluxDb;
 pub(crate) use proxy::Proxy;
 pub(crate) use publisher::{Load, Outgoing, Publisher};
+pub(crate) use reader::{Look, TableReader};
+pub(crate) use s3::{S3, TABLE};
 pub(crate) use shortage::Shortage;
 pub(crate) use state::{Identity, Looks, Store};
 
@@ -45,6 +53,23 @@ pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T
 #[track_caller]
 pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     eventually(what, || holds().then_some(()));
+}
+
+/// What the script `build` of a folder beside the tests makes: `tests/run` says where that lies, else it is looked for or made.
+pub(crate) fn built(variable: &str, folder: &'static str) -> PathBuf {
+    static BUILT: Mutex<BTreeMap<&str, PathBuf>> = Mutex::new(BTreeMap::new());
+    // One at a time: none is made twice.
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    let made = || {
+        if let Some(path) = std::env::var_os(variable) {
+            return path.into();
+        }
+        let script = format!("{}/tests/{folder}/build", env!("CARGO_MANIFEST_DIR"));
+        let output = Command::new(script).stderr(Stdio::inherit()).output().unwrap();
+        assert!(output.status.success(), "tests/{folder}/build failed: {}", output.status);
+        String::from_utf8(output.stdout).unwrap().trim().into()
+    };
+    built.entry(folder).or_insert_with(made).clone()
 }
 
 /// Milliseconds since the epoch.

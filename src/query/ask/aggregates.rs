@@ -189,7 +189,7 @@ impl Answers {
         for (member, whereabouts) in cast.members.iter_mut().zip(&cast.whereabouts) {
             member.district = self.home(whereabouts, &question.filter);
         }
-        let view = self.history.view();
+        let view = self.history.view()?;
         let rows_expected = cast.members.iter().map(|member| end.since(start).as_secs_f64() / member.interval_s.max(1.0)).sum();
         let sources = {
             let snapshot = view.rolled_up();

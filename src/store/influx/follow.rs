@@ -194,7 +194,7 @@ impl Follower {
     /// Copies one day of the lake.
     async fn copy(&self, attachment: Attachment, copied: Timestamp) -> Result<Step, FollowError> {
         const DAY: Duration = Duration::from_hours(24);
-        let next = match self.lake.first_day_from(copied) {
+        let next = match self.lake.first_day_from(copied)? {
             None => None,
             Some(day) => {
                 let all = Selection {

@@ -26,7 +26,7 @@ impl Lake {
 
     /// [`Lake::flush`] for whoever already holds the writer's lock.
     pub(super) async fn flush_held(&self, writer: &mut LastChange) -> Result<usize, LakeError> {
-        let published = self.published.read().clone();
+        let published = self.published()?;
         let blocks = self.database.live().tail_after(published.position.ordered, u64::MAX).ordered;
         let Some(last) = blocks.last().map(|block| block.sequence) else { return Ok(0) };
         // Delta records the transaction but does not enforce it: read it before every flush.

@@ -81,20 +81,15 @@ pub struct Unused {
 impl TableFolder {
     /// The table that the settings name, if it is there; `Err` for one that is not in a folder of this machine.
     pub fn find(url: &str, data: &Path, node: &str) -> Result<Option<Self>, LakeError> {
-        if url.contains("://") && !url.starts_with("file://") {
+        if url.contains("://") {
             return Err(LakeError::Remote(url.to_owned()));
         }
-        let unusable = || LakeError::Location(url.to_owned());
-        let folder = match url {
-            "" => data.join("lake"),
-            _ if url.starts_with("file://") => Url::parse(url).map_err(|_error| unusable())?.to_file_path().map_err(|()| unusable())?,
-            _ => PathBuf::from(url),
-        };
+        let folder = if url.is_empty() { data.join("lake") } else { PathBuf::from(url) };
         if !folder.join(LOG).is_dir() {
             return Ok(None);
         }
         let folder = folder.canonicalize().map_err(LakeError::Sync)?;
-        let url = Url::from_directory_path(&folder).map_err(|()| unusable())?;
+        let url = Url::from_directory_path(&folder).map_err(|()| LakeError::Location(url.to_owned()))?;
         Ok(Some(Self { folder, url, node: node.to_owned() }))
     }
 

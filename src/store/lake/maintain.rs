@@ -1,6 +1,5 @@
 //! What keeps the table quick and small: compaction, retention, vacuum.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use deltalake::DeltaTable;
@@ -76,7 +75,7 @@ impl Lake {
     /// Puts small files of one day together, sorted. Returns how many files it took away; call it again while it is more than 0.
     pub async fn compact(&self, settings: &Maintenance, now: Timestamp) -> Result<usize, LakeError> {
         let (table, group) = {
-            let table = Arc::clone(&self.published.read().table);
+            let table = self.published()?.table;
             let Some(group) = choose(files(&table)?, settings, now) else { return Ok(0) };
             (table, group)
         };
@@ -85,7 +84,7 @@ impl Lake {
         let batches = self.read_files(&table, &chosen).await?;
         let adds = self.write_stream(&table, COMPACT_LEVEL, batches).await?;
         let mut writer = self.writer().await?;
-        let newest = Arc::clone(&self.published.read().table);
+        let newest = self.published()?.table;
         let current = files(&newest)?;
         if !group.iter().all(|file| current.iter().any(|other| other.add.path == file.add.path)) {
             // A correction rewrote one of them meanwhile: what was written is left for the vacuum.
@@ -98,7 +97,7 @@ impl Lake {
 
     pub(super) async fn drop_partitions_before(&self, oldest: Timestamp) -> Result<usize, LakeError> {
         let mut writer = self.writer().await?;
-        let table = Arc::clone(&self.published.read().table);
+        let table = self.published()?.table;
         let (day, limit) = (date_of(oldest.micros()), date_text(date_of(oldest.micros())));
         let old: Vec<FileInfo> = files(&table)?.into_iter().filter(|file| file.date < limit).collect();
         if old.is_empty() {
@@ -113,7 +112,7 @@ impl Lake {
 
     pub(super) async fn vacuum_files(&self, unused: Duration) -> Result<usize, LakeError> {
         let mut writer = self.writer().await?;
-        let table = DeltaTable::clone(&self.published.read().table);
+        let table = DeltaTable::clone(&self.published()?.table);
         let retention = chrono::Duration::from_std(unused).unwrap_or(chrono::Duration::MAX);
         let mut deleted = 0;
         let vacuum = async {

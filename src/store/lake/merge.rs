@@ -50,11 +50,11 @@ impl Lake {
     pub async fn merge(&self) -> Result<usize, LakeError> {
         let mut writer = self.writer().await?;
         // What is late now may follow an ordered row that is not in the table yet.
-        let late = self.database.live().tail_after(u64::MAX, self.published.read().position.late).late;
+        let late = self.database.live().tail_after(u64::MAX, self.published()?.position.late).late;
         let blocks = self.oldest(late);
         let Some(last) = blocks.last().map(|block| block.sequence) else { return Ok(0) };
         self.flush_held(&mut writer).await?;
-        let published = self.published.read().clone();
+        let published = self.published()?;
         let held = super::transaction(&published.table, &self.late_id()).await?;
         if held >= last {
             return Err(LakeError::Unknown { what: "log position", text: format!("{held} where the log ends with {last}") });
@@ -101,7 +101,7 @@ impl Lake {
             }
         }
         let mut stored = HashMap::new();
-        let table = Arc::clone(&self.published.read().table);
+        let table = self.published()?.table;
         if table.snapshot()?.log_data().num_files() == 0 {
             return Ok(stored);
         }
@@ -147,7 +147,7 @@ impl Lake {
 
     /// Files with the new rows, and new versions of the files that hold corrected ones.
     async fn rewrite(&self, blocks: &[Arc<Block>], resolved: &Resolved) -> Result<(Vec<Add>, Vec<Remove>), LakeError> {
-        let table = Arc::clone(&self.published.read().table);
+        let table = self.published()?.table;
         let names = self.series_names(blocks.iter().map(|block| &block.rows));
         let mut rows: Vec<(i32, u32, i64, SeriesIndex)> =
             resolved.new.iter().map(|(series, time)| (date_of(*time), names.rank(*series), *time, *series)).collect();

@@ -32,14 +32,15 @@ type Overlay = HashSet<(u32, u16, i64)>;
 impl Lake {
     /// All observations of a selection, each identity once.
     pub fn scan(&self, selection: Selection, order: Order, detail: Detail) -> Result<Chunks, LakeError> {
-        self.scan_at(&self.snapshot(), selection, order, detail)
+        self.scan_at(&self.snapshot()?, selection, order, detail)
     }
 
     /// What there is now.
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> Result<Snapshot, LakeError> {
         let published = self.published.read();
+        let published = published.as_ref().ok_or(LakeError::Unopened)?;
         let tail = self.database.live().tail_after(published.position.ordered, published.position.late);
-        Snapshot { published: published.clone(), tail }
+        Ok(Snapshot { published: published.clone(), tail })
     }
 
     /// [`Lake::scan`] of what there was.

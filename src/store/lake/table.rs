@@ -11,6 +11,7 @@ use deltalake::arrow::array::{
 use deltalake::arrow::datatypes::{DataType as ArrowType, Field, Schema, SchemaRef, TimeUnit};
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
 use deltalake::kernel::{Action, Add, DataType, PrimitiveType, Remove, StructField, Transaction};
+use deltalake::logstore::LogStoreRef;
 use deltalake::parquet::basic::{Compression, Encoding, ZstdLevel};
 use deltalake::parquet::file::properties::{EnabledStatistics, WriterProperties};
 use deltalake::parquet::schema::types::ColumnPath;
@@ -19,7 +20,7 @@ use deltalake::writer::{DeltaWriter, RecordBatchWriter};
 use deltalake::{DeltaTable, DeltaTableBuilder};
 use url::Url;
 
-use super::LakeError;
+use super::{LakeError, s3};
 use crate::model::Original;
 use crate::state::Place;
 
@@ -74,11 +75,12 @@ pub(super) fn arrow_schema() -> SchemaRef {
     ]))
 }
 
-/// Opens the table at `url`, or makes it.
-pub(super) async fn open_or_create(url: &Url) -> Result<DeltaTable, LakeError> {
-    let table = DeltaTableBuilder::from_url(url.clone())?.build()?;
+/// Opens the table of a log store, or makes it.
+pub(super) async fn open_or_create(log_store: LogStoreRef) -> Result<DeltaTable, LakeError> {
+    let mut table = DeltaTable::new(log_store);
     if table.verify_deltatable_existence().await? {
-        return Ok(DeltaTableBuilder::from_url(url.clone())?.load().await?);
+        table.load().await?;
+        return Ok(table);
     }
     Ok(table
         .create()
@@ -221,7 +223,7 @@ pub(super) struct Change {
     pub(super) rearranged: bool,
 }
 
-/// Commits a change and makes it durable: files, commit and their folders are synced, since the local object store
+/// Commits a change and makes it durable: in a local folder files, commit and their folders are synced, since the object store
 /// does not. Returns the table at the new version.
 pub(super) async fn commit(table: &DeltaTable, change: Change) -> Result<DeltaTable, LakeError> {
     let operation = if change.rearranged {
@@ -248,9 +250,13 @@ pub(super) async fn commit(table: &DeltaTable, change: Change) -> Result<DeltaTa
     Ok(next)
 }
 
-/// The folder of a table on this machine's disk; none for an object store, which is durable by contract.
+/// The scheme of addresses on S3.
+pub(super) const S3: &str = "s3";
+
+/// The folder of a table on this machine's disk; none on S3, where what is acknowledged is durable.
 pub(super) fn local_folder(table: &DeltaTable) -> Option<PathBuf> {
-    table.table_url().to_file_path().ok()
+    let url = table.table_url();
+    (url.scheme() == "file").then(|| url.to_file_path().ok()).flatten()
 }
 
 /// Makes files durable, and notes the digest of each beside its name: what is read years later can be held against it.
@@ -336,16 +342,21 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::
     tokio::task::spawn_blocking(work).await.map_err(|_stopped| LakeError::Stopped)?.map_err(LakeError::Sync)
 }
 
-/// The address of a table in a local folder, or elsewhere.
+/// The address of a table in a local folder, which is made where it is absent, or on S3.
 pub(super) fn location(text: &str, default: &Path) -> Result<Url, LakeError> {
     let unusable = || LakeError::Location(text.to_owned());
     if text.contains("://") {
-        return Url::parse(text).map_err(|_error| unusable());
+        return Url::parse(text).ok().filter(|url| url.scheme() == S3).ok_or_else(unusable);
     }
     let folder = if text.is_empty() { default.to_owned() } else { PathBuf::from(text) };
     std::fs::create_dir_all(&folder).map_err(LakeError::Sync)?;
     let folder = folder.canonicalize().map_err(LakeError::Sync)?;
     Url::from_directory_path(folder).map_err(|()| unusable())
+}
+
+/// The log store of the table at an address.
+pub(super) fn log_store(url: &Url) -> Result<LogStoreRef, LakeError> {
+    if url.scheme() == S3 { s3::log_store(url) } else { Ok(DeltaTableBuilder::from_url(url.clone())?.build_storage()?) }
 }
 
 /// The partition of a file.

@@ -15,7 +15,7 @@ use super::{Broker, Looks, eventually, wait_until};
 pub(crate) fn conca_command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_conca"));
     for (name, _value) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("CONCA_") {
+        if ["CONCA_", "AWS_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
             command.env_remove(name);
         }
     }

@@ -1,16 +1,14 @@
 //! InfluxDB 2, built from its Go module where it is not there yet.
 
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::process::Command;
 
 use serde_json::json;
 use tempfile::TempDir;
 
 use super::broker::free_address;
 use super::process::Process;
-use super::{Setup, wait_until};
+use super::{Setup, built, wait_until};
 
 /// What the tests' program writes with.
 pub(crate) const TOKEN: &str = "a-token-of-the-tests";
@@ -22,21 +20,6 @@ pub(crate) struct InfluxDb {
     folder: TempDir,
     address: SocketAddr,
     process: Option<Process>,
-}
-
-/// The program; `tests/run` says where, else it is looked for or built.
-fn influxd() -> PathBuf {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    let program = PROGRAM.get_or_init(|| {
-        if let Some(program) = std::env::var_os("CONCA_INFLUXD") {
-            return program.into();
-        }
-        let build = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/influxd/build");
-        let output = Command::new(build).stderr(Stdio::inherit()).output().unwrap();
-        assert!(output.status.success(), "InfluxDB cannot be built: {}", output.status);
-        String::from_utf8(output.stdout).unwrap().trim().into()
-    });
-    program.clone()
 }
 
 impl InfluxDb {
@@ -54,7 +37,7 @@ impl InfluxDb {
     pub(crate) fn restart(&mut self) {
         assert!(self.process.is_none(), "InfluxDB runs");
         let path = |name: &str| self.folder.path().join(name);
-        let mut command = Command::new(influxd());
+        let mut command = Command::new(built("CONCA_INFLUXD", "influxd"));
         command.arg("run").arg("--bolt-path").arg(path("bolt")).arg("--sqlite-path").arg(path("sqlite"));
         command.arg("--engine-path").arg(path("engine")).args(["--reporting-disabled", "--log-level", "warn"]);
         command.args(["--http-bind-address", &self.address.to_string()]);

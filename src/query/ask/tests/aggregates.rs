@@ -222,7 +222,7 @@ async fn table_and_log_together_answer_as_a_naive_reference() {
     city.compact().await;
     check(&city, "compacted").await;
     city.roll_up().await;
-    assert_eq!(city.lake.status().unwrap().touched_units, 0);
+    assert_eq!(city.lake.status().unwrap().unwrap().touched_units, 0);
     check(&city, "rolled up").await;
 }
 

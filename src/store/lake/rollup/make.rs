@@ -17,10 +17,9 @@ use deltalake::writer::{DeltaWriter, RecordBatchWriter};
 use futures::StreamExt;
 use hashbrown::HashMap;
 use jiff::tz::TimeZone;
-use url::Url;
 
 use super::read::month_of;
-use super::table::{DISTRICT, ORDER, PROPERTY, Row, START, batch, create, file_schema, location, open, rewritten, rows, writer_properties};
+use super::table::{DISTRICT, ORDER, PROPERTY, Row, START, batch, beside, create, file_schema, open, rewritten, rows, writer_properties};
 use super::touched::{bounds, date_at};
 use super::{LocalDays, Rollups, Touched};
 use crate::model::{Catalogue, Flags, PropertyIndex, Timestamp, Windows};
@@ -44,15 +43,14 @@ const BUCKETS_MAX: usize = 1_000;
 impl Rollups {
     /// Opens the rollups of a table, or begins them: then every day that the table has is touched.
     pub(in crate::store::lake) async fn open(
-        lake: &Url,
         table: &DeltaTable,
         database: &Arc<Database>,
         catalogue: &Catalogue,
         zone: &TimeZone,
     ) -> Result<Self, LakeError> {
-        let (url, name) = (location(lake)?, zone.iana_name().unwrap_or("a fixed offset").to_owned());
-        if let Some(table) = open(&url, &name).await? {
-            return Self::new(table);
+        let (beside, name) = (beside(table)?, zone.iana_name().unwrap_or("a fixed offset"));
+        if let Some(rollups) = open(beside.clone(), name).await? {
+            return Self::new(rollups);
         }
         let mut days = BTreeSet::new();
         let mut local = LocalDays::new(zone);
@@ -67,7 +65,7 @@ impl Rollups {
             .collect();
         let database = Arc::clone(database);
         tokio::task::spawn_blocking(move || database.turn().touch(&units)).await.map_err(|_stopped| LakeError::Stopped)??;
-        Self::new(create(&url, &name).await?)
+        Self::new(create(beside, name).await?)
     }
 
     pub(in crate::store::lake) fn register(&self, runtime: &RuntimeEnv) {
@@ -94,7 +92,7 @@ impl Lake {
     /// again while it is more than 0.
     pub async fn roll_up(&self, now: Timestamp) -> Result<usize, LakeError> {
         let zone = &self.settings.zone;
-        let mut published = self.published.read().clone();
+        let mut published = self.published()?;
         let today = LocalDays::new(zone).day(now.minus(GRACE).micros());
         let Some((day, units)) = published.touched.newest(today - 1) else { return Ok(0) };
         // A commit that failed may stand all the same.
@@ -142,10 +140,11 @@ impl Lake {
             Rollups::new(commit(&published.rollups.table, change).await?)?
         };
         let settled = {
-            let mut current = self.published.write();
+            // The writer's right is held: nobody else publishes.
+            let current = self.published()?;
             let mut touched = Touched::clone(&current.touched);
             let settled = touched.settle(day, &units);
-            *current = Published { rollups, touched: Arc::new(touched), ..current.clone() };
+            *self.published.write() = Some(Published { rollups, touched: Arc::new(touched), ..current });
             settled
         };
         let settled: Vec<TouchedUnit> = settled.into_iter().map(|property| self.unit(property, day)).collect();
@@ -243,7 +242,7 @@ impl Lake {
     /// The buckets of a property: tier, start and revision of each, by tier and start.
     #[cfg(test)]
     pub(crate) async fn revisions(&self, property: PropertyIndex) -> Result<Vec<(Tier, Timestamp, i32)>, LakeError> {
-        let published = self.published.read().clone();
+        let published = self.published()?;
         let mut found = Vec::new();
         for file in published.rollups.files.iter() {
             let id = self.catalogue.get(property).id.clone();
@@ -266,7 +265,8 @@ impl Lake {
             return Ok(0);
         }
         let writer = self.writer().await?;
-        let rollups = self.published.read().rollups.clone();
+        let published = self.published()?;
+        let rollups = &published.rollups;
         let mut removes = Vec::new();
         for view in rollups.table.snapshot()?.log_data() {
             let path = view.object_store_path().to_string();
@@ -278,7 +278,7 @@ impl Lake {
         let dropped = removes.len();
         if dropped > 0 {
             let rollups = Rollups::new(commit(&rollups.table, Change { removes, ..Change::default() }).await?)?;
-            self.published.write().rollups = rollups;
+            *self.published.write() = Some(Published { rollups, ..published });
         }
         drop(writer);
         Ok(dropped)
@@ -287,11 +287,12 @@ impl Lake {
     /// Deletes files that no version of the rollups has used for `unused`.
     pub(in crate::store::lake) async fn vacuum_rollups(&self, unused: Duration) -> Result<usize, LakeError> {
         let writer = self.writer().await?;
-        let table = DeltaTable::clone(&self.published.read().rollups.table);
+        let published = self.published()?;
+        let table = DeltaTable::clone(&published.rollups.table);
         let retention = chrono::Duration::from_std(unused).unwrap_or(chrono::Duration::MAX);
         let (table, metrics) = table.vacuum().with_retention_period(retention).with_enforce_retention_duration(false).await?;
         let rollups = Rollups::new(table)?;
-        self.published.write().rollups = rollups;
+        *self.published.write() = Some(Published { rollups, ..published });
         drop(writer);
         Ok(metrics.files_deleted.len())
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use deltalake::DeltaTable;
 use deltalake::arrow::array::{
     Array, ArrayRef, AsArray, BinaryBuilder, BooleanBuilder, Float64Builder, Int16Builder, Int32Builder, Int64Builder, RecordBatch,
     StringBuilder, TimestampMicrosecondBuilder,
@@ -17,15 +18,13 @@ use deltalake::operations::update_table_metadata::TableMetadataUpdate;
 use deltalake::parquet::basic::{Compression, Encoding, ZstdLevel};
 use deltalake::parquet::file::properties::{EnabledStatistics, WriterProperties};
 use deltalake::parquet::schema::types::ColumnPath;
-use deltalake::{DeltaTable, DeltaTableBuilder};
-use url::Url;
 
 use super::TierFile;
 use super::touched::day_number;
 use crate::rollup::{Kept, Seen, Sketch, Statistic, Statistics, Tier};
 use crate::store::lake::LakeError;
 use crate::store::lake::scan::unknown;
-use crate::store::lake::table::{Change, commit};
+use crate::store::lake::table::{Change, commit, local_folder, log_store};
 
 /// The partition: the tier's word, and the local day or, of days, the first of the month.
 pub(super) const TIER: &str = "tier";
@@ -125,32 +124,32 @@ fn description(zone: &str) -> String {
     format!("Rollups of Conca's observations on the calendar of {zone}; layout 1")
 }
 
-/// The address of the rollups of the table at `lake`.
-pub(super) fn location(lake: &Url) -> Result<Url, LakeError> {
-    let mut url = lake.clone();
-    url.set_path(&format!("{}-rollup/", lake.path().trim_end_matches('/')));
-    if let Ok(folder) = url.to_file_path() {
+/// The table of the rollups of the observations in `table`: beside it, and not loaded.
+pub(super) fn beside(table: &DeltaTable) -> Result<DeltaTable, LakeError> {
+    let mut url = table.table_url().clone();
+    url.set_path(&format!("{}-rollup/", url.path().trim_end_matches('/')));
+    if local_folder(table).is_some()
+        && let Ok(folder) = url.to_file_path()
+    {
         std::fs::create_dir_all(folder).map_err(LakeError::Sync)?;
     }
-    Ok(url)
+    Ok(DeltaTable::new(log_store(&url)?))
 }
 
-/// The table at `url`, if there is one for this zone's calendar.
-pub(super) async fn open(url: &Url, zone: &str) -> Result<Option<DeltaTable>, LakeError> {
-    let table = DeltaTableBuilder::from_url(url.clone())?.build()?;
+/// The table, if it is there and for this zone's calendar.
+pub(super) async fn open(mut table: DeltaTable, zone: &str) -> Result<Option<DeltaTable>, LakeError> {
     if !table.verify_deltatable_existence().await? {
         return Ok(None);
     }
-    let table = DeltaTableBuilder::from_url(url.clone())?.load().await?;
+    table.load().await?;
     let is_ours = table.snapshot()?.metadata().description() == Some(description(zone).as_str());
     Ok(is_ours.then_some(table))
 }
 
-/// An empty table for this zone's calendar, in place of whatever is there.
-pub(super) async fn create(url: &Url, zone: &str) -> Result<DeltaTable, LakeError> {
-    let table = DeltaTableBuilder::from_url(url.clone())?.build()?;
+/// Makes it an empty table for this zone's calendar, whatever is there.
+pub(super) async fn create(mut table: DeltaTable, zone: &str) -> Result<DeltaTable, LakeError> {
     if table.verify_deltatable_existence().await? {
-        let table = DeltaTableBuilder::from_url(url.clone())?.load().await?;
+        table.load().await?;
         let removes = table.snapshot()?.log_data().into_iter().map(|view| view.remove_action(true)).collect();
         let table = commit(&table, Change { removes, ..Change::default() }).await?;
         let update = TableMetadataUpdate { name: None, description: Some(description(zone)) };
