@@ -123,6 +123,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             runtime()?.block_on(async {
                 let stop = stop_signal()?;
                 let service = Service::start(config, Arc::new(SystemClock)).await?;
+                if let Some(address) = service.postgres() {
+                    tracing::info!(%address, "PostgreSQL's protocol listens");
+                }
                 tracing::info!(address = %service.address(), "the interface listens");
                 Ok(service.run(stop).await?)
             })

@@ -206,7 +206,10 @@ impl Engine {
     /// A session for one statement: whatever it looks at history for, it sees the same.
     fn session(&self) -> SessionState {
         let mut state = self.state.clone();
-        state.config_mut().set_extension(Arc::new(self.sources.lake.snapshot()));
+        // A lake that is away is no hindrance to a statement that does not look at it.
+        if let Ok(snapshot) = self.sources.lake.snapshot() {
+            state.config_mut().set_extension(Arc::new(snapshot));
+        }
         state
     }
 

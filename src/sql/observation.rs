@@ -23,11 +23,11 @@ use futures::StreamExt as _;
 
 use super::Sources;
 use super::conditions::{Condition, DEVICE, DISTRICT, PROPERTY, TIME, TRUSTED, described, selection};
-use super::scan::{Scan, external};
+use super::scan::{Scan, external, snapshot};
 use super::tables::commented;
 use crate::model::{Flags, Position, PropertyIndex};
 use crate::state::DeviceIndex;
-use crate::store::{Chunk, Detail, NO_DISTRICT, Order, Snapshot};
+use crate::store::{Chunk, Detail, NO_DISTRICT, Order};
 
 /// What the table is.
 pub(super) const COMMENT: &str = "Every observation, in the lake or still in the log; no property, device and time appears twice";
@@ -96,7 +96,7 @@ impl TableProvider for Observations {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
-        let snapshot = state.config().get_extension::<Snapshot>().unwrap_or_else(|| Arc::new(self.sources.lake.snapshot()));
+        let snapshot = snapshot(state, &self.sources)?;
         let projected = projection.map_or_else(|| Ok(Arc::clone(&self.schema)), |columns| self.schema.project(columns).map(Arc::new))?;
         let selection = selection(filters, &self.sources)?;
         let described = described(selection.as_ref(), &self.sources);

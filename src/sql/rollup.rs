@@ -21,11 +21,11 @@ use futures::StreamExt as _;
 use super::Sources;
 use super::conditions::{Condition, DEVICE, DISTRICT, PROPERTY, TIME, TRUSTED, described, selection};
 use super::observation::instant;
-use super::scan::{Scan, external};
+use super::scan::{Scan, external, snapshot};
 use super::tables::commented;
 use crate::model::Flags;
 use crate::rollup::Tier;
-use crate::store::{Buckets, Snapshot};
+use crate::store::Buckets;
 
 /// Name, comment and tier of each table.
 pub(super) const ALL: [(&str, &str, Tier); 3] = [
@@ -109,7 +109,7 @@ impl TableProvider for Rollup {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
-        let snapshot = state.config().get_extension::<Snapshot>().unwrap_or_else(|| Arc::new(self.sources.lake.snapshot()));
+        let snapshot = snapshot(state, &self.sources)?;
         let projected = projection.map_or_else(|| Ok(Arc::clone(&self.schema)), |columns| self.schema.project(columns).map(Arc::new))?;
         let selection = selection(filters, &self.sources)?;
         let described = format!("{} of {}", self.tier, described(selection.as_ref(), &self.sources));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use deltalake::arrow::array::RecordBatch;
 use deltalake::arrow::datatypes::SchemaRef;
+use deltalake::datafusion::catalog::Session;
 use deltalake::datafusion::common::tree_node::TreeNodeRecursion;
 use deltalake::datafusion::error::DataFusionError;
 use deltalake::datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -15,6 +16,9 @@ use deltalake::datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use deltalake::datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
+
+use super::Sources;
+use crate::store::Snapshot;
 
 /// Batches as the lake gives them.
 pub(super) type Batches = BoxStream<'static, Result<RecordBatch, DataFusionError>>;
@@ -107,6 +111,14 @@ impl ExecutionPlan for Scan {
         });
         let schema = Arc::clone(self.properties.equivalence_properties().schema());
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)))
+    }
+}
+
+/// What the statement sees of history.
+pub(super) fn snapshot(state: &dyn Session, sources: &Sources) -> Result<Arc<Snapshot>, DataFusionError> {
+    match state.config().get_extension::<Snapshot>() {
+        Some(snapshot) => Ok(snapshot),
+        None => sources.lake.snapshot().map(Arc::new).map_err(external),
     }
 }
 

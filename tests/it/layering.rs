@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// What each module of the crate may name with `crate::`, beside itself. Foundations are `model`, `config`, `state` and
 /// `metrics`; stages know foundations only, and `app` joins the stages.
-const ALLOWED: [(&str, &[&str]); 22] = [
+const ALLOWED: [(&str, &[&str]); 24] = [
     ("model", &[]),
     // A subscription's section names its decoder, that of quality its checks.
     ("config", &["model", "decode", "quality"]),
@@ -20,8 +20,28 @@ const ALLOWED: [(&str, &[&str]); 22] = [
     ("store", &["model", "config", "state", "metrics", "rollup"]),
     ("query", &["model", "config", "state", "metrics", "rollup", "store"]),
     ("mapping", &["model", "decode"]),
+    ("sql", &["model", "config", "state", "rollup", "store", "query"]),
+    ("tls", &["config"]),
     ("alert", &["model", "config", "state", "metrics"]),
-    ("api", &["model", "config", "state", "metrics", "ingest", "decode", "mapping", "normalise", "intake", "store", "query", "alert"]),
+    (
+        "api",
+        &[
+            "model",
+            "config",
+            "state",
+            "metrics",
+            "ingest",
+            "decode",
+            "mapping",
+            "normalise",
+            "intake",
+            "store",
+            "query",
+            "sql",
+            "tls",
+            "alert",
+        ],
+    ),
     (
         "app",
         &[
@@ -38,6 +58,8 @@ const ALLOWED: [(&str, &[&str]); 22] = [
             "rollup",
             "store",
             "query",
+            "sql",
+            "tls",
             "alert",
             "api",
         ],
@@ -56,9 +78,10 @@ const OWNED: [(&str, &[&str]); 10] = [
     ("rumqttc", &["ingest"]),
     ("rusqlite", &["state"]),
     // Parquet files that people exchange are written with the same crates.
-    ("deltalake", &["store", "keep"]),
-    ("datafusion", &["store"]),
+    ("deltalake", &["store", "sql", "keep"]),
+    ("datafusion", &["store", "sql"]),
     ("object_store", &["store"]),
+    ("datafusion_postgres", &["sql"]),
     ("axum", &["api"]),
     ("axum_server", &["api"]),
     ("tower_http", &["api"]),

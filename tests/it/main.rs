@@ -33,4 +33,5 @@ mod repair;
 mod s3;
 mod schemas;
 mod sending;
+mod sql;
 mod support;

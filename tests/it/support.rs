@@ -72,6 +72,14 @@ pub(crate) fn built(variable: &str, folder: &'static str) -> PathBuf {
     built.entry(folder).or_insert_with(made).clone()
 }
 
+/// A program of `tests/python`, with the modules that it needs.
+pub(crate) fn python(program: &str) -> Command {
+    let mut command = Command::new("python3");
+    command.env("PYTHONPATH", built("CONCA_PYTHON", "python")).env("PYTHONDONTWRITEBYTECODE", "1");
+    command.arg(format!("{}/tests/python/{program}", env!("CARGO_MANIFEST_DIR")));
+    command
+}
+
 /// Milliseconds since the epoch.
 pub(crate) fn now_millis() -> i64 {
     jiff::Timestamp::now().as_millisecond()

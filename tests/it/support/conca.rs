@@ -155,6 +155,13 @@ impl Conca {
         format!("http://{}", self.address.expect("it listens"))
     }
 
+    /// Where PostgreSQL's protocol is spoken.
+    pub(crate) fn postgres(&self) -> SocketAddr {
+        let log = self.log();
+        let (_before, after) = log.split_once("PostgreSQL's protocol listens address=").expect("it listens");
+        after.split('\n').next().unwrap().parse().unwrap()
+    }
+
     /// Asks the interface: HTTP status and body.
     pub(crate) fn get(&self, path: &str) -> (u16, String) {
         self.send("GET", path, "text/plain", "")

@@ -43,12 +43,7 @@ impl TableReader {
                 command.arg(tests.join("delta-kernel/TableReader.java"));
                 command
             }
-            Self::DuckDb => {
-                let mut command = Command::new("python3");
-                command.env("PYTHONPATH", built("CONCA_DUCKDB", "duckdb")).env("PYTHONDONTWRITEBYTECODE", "1");
-                command.arg(tests.join("duckdb/table_reader.py"));
-                command
-            }
+            Self::DuckDb => python("table_reader.py"),
         };
         command.arg(table).arg(looks.to_string());
         command
