@@ -6,8 +6,8 @@ use std::process::Command;
 
 use serde::Deserialize;
 
-use super::built;
 use super::process::Process;
+use super::{built, python};
 
 /// A program that reads Delta tables.
 #[derive(Clone, Copy, Debug)]
