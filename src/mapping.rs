@@ -7,8 +7,10 @@
 //! Not here: whether a unit fits its property, and conversion; that is the work of [`crate::normalise`], except for gases,
 //! whose mixing ratio becomes a concentration by their molar mass.
 
+mod condition;
 mod dictionary;
 mod document;
+mod folder;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -16,11 +18,16 @@ use std::sync::Arc;
 use hashbrown::{HashMap, HashSet};
 use parking_lot::RwLock;
 
+pub use condition::{Condition, Literal};
 pub use dictionary::{Confidence, Dictionary};
-pub use document::{Applies, Document, DocumentError, FieldRule};
+pub use document::{Applies, Document, FieldRule, Meaning};
+pub use folder::{DocumentError, DocumentFile, InForce, Mappings};
 
 use crate::decode::Decoder;
-use crate::model::{Reading, Readings, SourceName, Unmapped, Value, Vocabulary, Why};
+use crate::model::{Catalogue, DeviceId, DeviceKind, Kind, Reading, Readings, SourceName, Unmapped, Value, Vocabulary, Why};
+
+/// Why a unit, a UCUM code, cannot become another one; none where it can.
+pub type UnitCheck = fn(unit: &str, canonical: &str) -> Option<String>;
 
 /// Lookups that are remembered, twice: more than a city's kinds of device have fields. A sender that invents names makes those be forgotten
 /// that nobody uses.
@@ -37,12 +44,12 @@ pub struct Mapper {
 #[derive(Debug, Default)]
 struct Rules {
     documents: Arc<Vec<Document>>,
-    remembered: HashMap<Key, Arc<Rule>>,
+    remembered: HashMap<Key, Arc<Cases>>,
     /// Those of the time before, until they are used again or it was long ago.
-    before: HashMap<Key, Arc<Rule>>,
+    before: HashMap<Key, Arc<Cases>>,
 }
 
-/// What a rule depends on.
+/// What cases depend on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
     source: String,
@@ -50,6 +57,24 @@ struct Key {
     /// The model, or the kind where the message tells none.
     model: String,
     field: String,
+}
+
+/// What may be done with a field: the first that a message fulfils counts.
+#[derive(Debug)]
+struct Cases {
+    conditional: Vec<Case>,
+    /// Where none of them does.
+    otherwise: Arc<Rule>,
+}
+
+/// What is done with a field in some messages.
+#[derive(Debug)]
+struct Case {
+    /// Patterns.
+    device: Option<String>,
+    kind: Option<String>,
+    when: Vec<Condition>,
+    rule: Arc<Rule>,
 }
 
 /// What is to be done with a field.
@@ -70,6 +95,8 @@ struct Target {
     offset: f64,
     /// What stands for "not measured".
     missing: Vec<f64>,
+    /// What words mean, and numbers that are codes: by their text in small letters.
+    words: HashMap<String, Meaning>,
     /// Units by which it is known to be the property; none: any.
     only: Vec<String>,
     /// It is one of several channels by its name: one without a number goes before it.
@@ -100,9 +127,8 @@ impl Mapper {
         }
     }
 
-    /// The city's documents that are in force.
-    pub fn documents(&self) -> Vec<Document> {
-        self.rules.read().documents.to_vec()
+    fn dictionary(&self) -> &Dictionary {
+        &self.dictionary
     }
 
     /// Puts other documents in force, from the next message on.
@@ -126,9 +152,15 @@ impl Mapper {
         };
         let mut channels = Vec::new();
         let is_immersed = readings.readings.iter().any(|reading| self.dictionary.is_immersed(&reading.name, reading.unit.as_deref()));
-        for reading in readings.readings {
-            let key = Key { source: source.to_string(), decoder, model: model.clone(), field: reading.name.to_string() };
-            let rule = self.rule(key);
+        let rules: Vec<Arc<Rule>> = readings
+            .readings
+            .iter()
+            .map(|reading| {
+                let key = Key { source: source.to_string(), decoder, model: model.clone(), field: reading.name.to_string() };
+                Arc::clone(self.cases(key).choose(&readings.device, &readings.kind, reading, &readings.readings))
+            })
+            .collect();
+        for (reading, rule) in readings.readings.into_iter().zip(rules) {
             match &*rule {
                 Rule::Ignore => {}
                 Rule::Unmapped(why) => settle(Err((*why, reading))),
@@ -142,48 +174,92 @@ impl Mapper {
         Readings { vocabulary: Vocabulary::Catalogue, readings: mapped, ..readings }
     }
 
-    fn rule(&self, key: Key) -> Arc<Rule> {
+    /// Whether a field that was left for a reason, [`Why`]'s word, need no longer be missed: a document of the city has a word on it
+    /// by now, or the built-in ones know what nobody knew.
+    pub fn knows(&self, source: &str, decoder: &str, model: &str, field: &str, why: &str) -> bool {
+        let Some(decoder) = Decoder::parse(decoder) else { return false };
+        let documents = Arc::clone(&self.rules.read().documents);
+        let speaks =
+            |document: &Document| document.applies.fits(source, decoder, model) && document.fields.iter().any(|rule| rule.fits(field));
+        let key = Key { source: source.to_owned(), decoder, model: model.to_owned(), field: field.to_owned() };
+        let is_known = || !matches!(*self.work_out(&[], &key).otherwise, Rule::Unmapped(_));
+        documents.iter().any(speaks) || (why == Why::Unknown.as_str() && is_known())
+    }
+
+    /// A document that an operator may begin with: it takes a field that was left for the property that its name is closest to, in the
+    /// unit of the catalogue where the sender names none; where its name is close to none, it ignores the field.
+    pub fn suggest(&self, source: &str, decoder: &str, model: &str, field: &str, catalogue: &Catalogue) -> Document {
+        let found = self.dictionary.closest(field).and_then(|property| catalogue.find(property)).map(|index| catalogue.get(index));
+        let assumed_unit = found.filter(|property| property.kind != Kind::State).map(|property| property.unit.clone());
+        let rule = FieldRule { property: found.map(|property| property.id.clone()), assumed_unit, ..FieldRule::ignoring(field) };
+        let (source, model_pattern) = (Some(source.to_owned()), Some(model.to_owned()));
+        let applies = Applies { source, decoder: Decoder::parse(decoder), model: model_pattern, ..Applies::default() };
+        Document { id: model.to_owned(), applies, fields: vec![rule] }
+    }
+
+    fn cases(&self, key: Key) -> Arc<Cases> {
         let (documents, before) = {
             let rules = self.rules.read();
-            if let Some(rule) = rules.remembered.get(&key) {
-                return Arc::clone(rule);
+            if let Some(cases) = rules.remembered.get(&key) {
+                return Arc::clone(cases);
             }
             (Arc::clone(&rules.documents), rules.before.get(&key).map(Arc::clone))
         };
         // Worked out while others go on.
-        let rule = before.unwrap_or_else(|| Arc::new(self.work_out(&documents, &key)));
+        let cases = before.unwrap_or_else(|| Arc::new(self.work_out(&documents, &key)));
         let mut rules = self.rules.write();
         // Documents that were replaced meanwhile say something else.
         if Arc::ptr_eq(&rules.documents, &documents) {
             if rules.remembered.len() >= REMEMBERED_MAX {
                 rules.before = std::mem::take(&mut rules.remembered);
             }
-            rules.remembered.insert(key, Arc::clone(&rule));
+            rules.remembered.insert(key, Arc::clone(&cases));
         }
-        rule
+        cases
     }
 
-    fn work_out(&self, documents: &[Document], key: &Key) -> Rule {
-        let fitting = documents.iter().chain(&self.built_in).filter(|document| document.applies.fits(&key.source, key.decoder, &key.model));
-        if let Some(field) = fitting.flat_map(|document| &document.fields).find(|field| field.fits(&key.field)) {
-            let Some(property) = &field.property else { return Rule::Ignore };
-            let (default, _confidence) = self.dictionary.default_unit(property);
-            let unit = match (&field.unit, &field.assumed_unit, default) {
-                (Some(unit), ..) => UnitRule::Always(self.dictionary.unit(unit).into_owned()),
-                (None, Some(unit), _) => UnitRule::Assumed(self.dictionary.unit(unit).into_owned()),
-                (None, None, Some(unit)) => UnitRule::Default(unit.to_owned()),
-                (None, None, None) => UnitRule::Needed,
-            };
-            let (property, missing) = (property.clone(), field.missing.clone());
-            let (scale, offset) = (field.scale, field.offset);
-            return Rule::Map(Target { property, unit, scale, offset, missing, only: Vec::new(), is_channel: false, is_of_air: false });
+    fn work_out(&self, documents: &[Document], key: &Key) -> Cases {
+        let mut conditional = Vec::new();
+        for document in documents.iter().chain(&self.built_in) {
+            let applies = &document.applies;
+            if !applies.fits(&key.source, key.decoder, &key.model) {
+                continue;
+            }
+            for field in document.fields.iter().filter(|field| field.fits(&key.field)) {
+                let rule = Arc::new(self.stated(field));
+                if applies.device.is_none() && applies.kind.is_none() && field.when.is_empty() {
+                    return Cases { conditional, otherwise: rule };
+                }
+                conditional.push(Case { device: applies.device.clone(), kind: applies.kind.clone(), when: field.when.clone(), rule });
+            }
         }
+        Cases { conditional, otherwise: Arc::new(self.usual(key)) }
+    }
+
+    /// What a document says of a field.
+    fn stated(&self, field: &FieldRule) -> Rule {
+        let Some(property) = &field.property else { return Rule::Ignore };
+        let (default, _confidence) = self.dictionary.default_unit(property);
+        let unit = match (&field.unit, &field.assumed_unit, default) {
+            (Some(unit), ..) => UnitRule::Always(self.dictionary.unit(unit).into_owned()),
+            (None, Some(unit), _) => UnitRule::Assumed(self.dictionary.unit(unit).into_owned()),
+            (None, None, Some(unit)) => UnitRule::Default(unit.to_owned()),
+            (None, None, None) => UnitRule::Needed,
+        };
+        let words = field.words.iter().map(|(word, meaning)| (word.to_lowercase(), meaning.clone())).collect();
+        let (property, missing, scale, offset) = (property.clone(), field.missing.clone(), field.scale, field.offset);
+        Rule::Map(Target { property, unit, scale, offset, missing, words, only: Vec::new(), is_channel: false, is_of_air: false })
+    }
+
+    /// What the dictionary says of it.
+    fn usual(&self, key: &Key) -> Rule {
         match self.dictionary.find(&key.field) {
             dictionary::Found::Property { property, unit, only, is_channel } => {
                 let unit = unit.map_or(UnitRule::Needed, |unit| UnitRule::Default(unit.to_owned()));
                 let (property, only) = (property.to_owned(), only.to_vec());
                 let is_of_air = property == "temperature" && !Dictionary::says_air(&key.field);
-                Rule::Map(Target { property, unit, scale: 1.0, offset: 0.0, missing: Vec::new(), only, is_channel, is_of_air })
+                let (missing, words) = (Vec::new(), HashMap::new());
+                Rule::Map(Target { property, unit, scale: 1.0, offset: 0.0, missing, words, only, is_channel, is_of_air })
             }
             dictionary::Found::Ignored => Rule::Ignore,
             dictionary::Found::Channel => Rule::Unmapped(Why::FurtherField),
@@ -192,9 +268,21 @@ impl Mapper {
     }
 
     fn apply<'a>(&self, target: &Target, reading: Reading<'a>) -> Result<Reading<'a>, (Why, Reading<'a>)> {
-        let Value::Number(number) = reading.value else {
+        let name = || Cow::Owned(target.property.clone());
+        let number = match (target.meaning(&reading.value), &reading.value) {
+            (Some(Meaning::Number(number)), _) => {
+                let unit = match &target.unit {
+                    UnitRule::Always(unit) | UnitRule::Default(unit) | UnitRule::Assumed(unit) => Some(Cow::Owned(unit.clone())),
+                    UnitRule::Needed => None,
+                };
+                return Ok(Reading { name: name(), value: Value::Number(*number), unit, ..reading });
+            }
+            (Some(Meaning::State(state)), _) => {
+                return Ok(Reading { name: name(), value: Value::Word(Cow::Owned(state.clone())), unit: None, ..reading });
+            }
             // A word is a state's; it has no unit.
-            return Ok(Reading { name: Cow::Owned(target.property.clone()), unit: None, ..reading });
+            (None, Value::Word(_)) => return Ok(Reading { name: name(), unit: None, ..reading }),
+            (None, Value::Number(number)) => *number,
         };
         let said = reading.unit.as_deref().filter(|unit| !unit.trim().is_empty());
         let unit = match (&target.unit, said) {
@@ -211,8 +299,18 @@ impl Mapper {
             Some(factor) => (number * factor, "ug/m3".to_owned()),
             None => (number, unit.into_owned()),
         };
-        let (name, unit) = (Cow::Owned(target.property.clone()), Some(Cow::Owned(unit)));
-        Ok(Reading { name, value: Value::Number(number), unit, ..reading })
+        Ok(Reading { name: name(), value: Value::Number(number), unit: Some(Cow::Owned(unit)), ..reading })
+    }
+}
+
+impl Cases {
+    fn choose(&self, device: &DeviceId, kind: &DeviceKind, mapped: &Reading<'_>, readings: &[Reading<'_>]) -> &Arc<Rule> {
+        let is_fulfilled = |case: &&Case| {
+            case.device.as_deref().is_none_or(|pattern| document::matches(pattern, device.as_str()))
+                && case.kind.as_deref().is_none_or(|pattern| document::matches(pattern, kind.as_str()))
+                && case.when.iter().all(|condition| condition.holds(mapped, readings))
+        };
+        self.conditional.iter().find(is_fulfilled).map_or(&self.otherwise, |case| &case.rule)
     }
 }
 
@@ -220,6 +318,17 @@ impl Target {
     fn is_missing(&self, value: &Value<'_>) -> bool {
         // What stands for it is written, not measured: it is equal to the last bit.
         matches!(value, Value::Number(number) if self.missing.iter().any(|missing| missing.to_bits() == number.to_bits()))
+    }
+
+    /// What a value stands for, where it is no measurement.
+    fn meaning(&self, value: &Value<'_>) -> Option<&Meaning> {
+        if self.words.is_empty() {
+            return None;
+        }
+        match value {
+            Value::Word(word) => self.words.get(&word.trim().to_lowercase()),
+            Value::Number(number) => self.words.get(&number.to_string()),
+        }
     }
 }
 

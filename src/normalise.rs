@@ -47,6 +47,11 @@ struct Located {
 /// A canonical value and what was sent where that differs; or what is wrong.
 type ValueResult = Result<(f64, Option<Box<Original>>), (Reason, String)>;
 
+/// Why a unit, a UCUM code, cannot become another one; none where it can.
+pub fn unit_problem(unit: &str, canonical: &str) -> Option<String> {
+    unit::conversion(unit, canonical).err().map(|error| error.to_string())
+}
+
 impl Normaliser {
     /// Knows these properties and districts.
     pub fn new(catalogue: Arc<Catalogue>, districts: Arc<Districts>) -> Self {

@@ -198,6 +198,24 @@ impl Dictionary {
         }
     }
 
+    /// The property that a field is by its path, or else the one that has the name which shares most words with it, if it shares half
+    /// of theirs.
+    pub(super) fn closest(&self, path: &str) -> Option<&str> {
+        if let Found::Property { property, .. } = self.find(path) {
+            return Some(property);
+        }
+        let of_field: Vec<String> = path.split('.').filter(|level| !["value", "val"].contains(level)).flat_map(words).collect();
+        let share = |name: &String| {
+            let of_name = words(name);
+            let shared = of_name.iter().filter(|word| of_field.contains(word)).count();
+            (shared, of_field.len() + of_name.len() - shared)
+        };
+        let named = self.entries.iter().flat_map(|entry| entry.names.iter().map(move |name| (share(name), entry)));
+        // The largest share; of equal ones the first.
+        let best = named.reduce(|best, next| if next.0.0 * best.0.1 > best.0.0 * next.0.1 { next } else { best });
+        best.filter(|((shared, all), _entry)| shared * 2 >= *all && *shared > 0).map(|(_share, entry)| entry.property.as_str())
+    }
+
     /// Looks a name up as it is, then without the unit that ends it.
     fn named(&self, words: &[String], is_channel: bool) -> Option<Found<'_>> {
         if let Some(entry) = self.entry(words) {

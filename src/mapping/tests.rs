@@ -92,24 +92,68 @@ fn a_city_s_own_rules_go_first() {
 }
 
 #[test]
-fn documents_are_held_against_the_catalogue_and_refused_as_a_whole() {
-    let folder = tempfile::tempdir().unwrap();
-    let (catalogue, dictionary) = (crate::model::Catalogue::built_in(), Dictionary::built_in());
-    let load = || Document::load(folder.path(), &catalogue, &dictionary);
-    std::fs::write(folder.path().join("a.json"), r#"{"id": "a", "fields": [{"path": "t", "property": "temperature"}]}"#).unwrap();
-    assert_eq!(load().unwrap().len(), 1);
-    std::fs::write(
-        folder.path().join("b.json"),
-        r#"{"id": "b", "fields": [{"path": "t", "property": "temprature", "scale": 0, "unit": "° x"}]}"#,
-    )
-    .unwrap();
-    std::fs::write(folder.path().join("c.json"), "{").unwrap();
-    let problems = load().unwrap_err().to_string().replace(&format!("{}/", folder.path().display()), "");
-    assert_eq!(
-        problems,
-        "b.json: /fields/0/property: \"temprature\" is not in the catalogue\nb.json: /fields/0: numbers are finite, and no scale is zero\n\
-         b.json: /fields/0/unit: \"° x\" is neither a UCUM code nor a usual spelling\nc.json: EOF while parsing an object at line 1 column 1"
+fn conditions_devices_and_kinds_choose_among_rules() {
+    let document = |text: &str| serde_json::from_str::<Document>(text).unwrap();
+    let documents = || {
+        vec![
+            document(r#"{"id": "other device", "applies": {"device": "e*"}, "fields": [{"path": "temperature"}]}"#),
+            document(r#"{"id": "other kind", "applies": {"kind": "lamp"}, "fields": [{"path": "temperature"}]}"#),
+            document(
+                r#"{"id": "ours", "applies": {"device": "D", "kind": "k*"}, "fields": [
+                {"path": "temperature", "when": [{"field": "probe", "equals": "water"}, {"field": "depth", "above": 1}],
+                 "property": "water_temperature"},
+                {"path": "temperature", "when": [{"field": "probe", "equals": "soil"}], "property": "soil_temperature"},
+                {"path": "probe"}, {"path": "depth", "property": "water_depth", "unit": "m"}]}"#,
+            ),
+        ]
+    };
+    let probe = |probe: &'static str| ("probe", Value::Word(probe.into()), None);
+    let temperature = ("temperature", number(9.0), None);
+    check(documents(), &[probe("Water"), temperature.clone(), ("depth", number(2.0), None)], "water_temperature=9 Cel\nwater_depth=2 m");
+    check(documents(), &[temperature.clone(), probe("soil")], "soil_temperature=9 Cel");
+    // The first rule's second condition fails, and no other fits: the dictionary's word.
+    check(documents(), &[temperature, probe("water")], "temperature=9 Cel");
+}
+
+#[test]
+fn lists_of_kinds_and_values_are_understood() {
+    let text = r#"{"id": "lists", "fields": [
+        {"path": "messages.*.measurementValue", "when": [{"field": ".measurementId", "equals": 4097}], "property": "temperature", "unit": "Cel"},
+        {"path": "messages.*.measurementValue", "when": [{"field": ".measurementId", "equals": 4098}], "property": "humidity", "unit": "%"},
+        {"path": "messages.*.measurementId"}]}"#;
+    check(
+        vec![serde_json::from_str(text).unwrap()],
+        &[
+            ("messages.0.measurementId", number(4_097.0), None),
+            ("messages.0.measurementValue", number(21.5), None),
+            ("messages.1.measurementId", number(4_098.0), None),
+            ("messages.1.measurementValue", number(40.0), None),
+            ("messages.2.measurementId", number(1.0), None),
+            ("messages.2.measurementValue", number(7.0), None),
+        ],
+        "temperature=21.5 Cel\nhumidity=40 %\nmessages.*.measurementValue (7): unknown",
     );
+}
+
+#[test]
+fn words_are_translated() {
+    let text = r#"{"id": "words", "fields": [
+        {"path": "porta", "property": "door", "words": {"Aperta": "open", "chiusa": 0}},
+        {"path": "contact", "property": "door", "words": {"0": 1, "1": 0}},
+        {"path": "charge", "property": "battery_level", "unit": "%", "scale": 100, "words": {"low": 10, "OK": 90}},
+        {"path": "level", "property": "water_level", "words": {"dry": 0}}]}"#;
+    let check = |field: &'static str, value: Value<'static>, expected: &str| {
+        check(vec![serde_json::from_str(text).unwrap()], &[(field, value, None)], expected);
+    };
+    check("porta", Value::Word(" APERTA ".into()), "door=\"open\" ");
+    check("porta", Value::Word("chiusa".into()), "door=0 1");
+    check("porta", Value::Word("open".into()), "door=\"open\" ");
+    check("contact", number(0.0), "door=1 1");
+    check("contact", number(2.0), "door=2 1");
+    check("charge", Value::Word("ok".into()), "battery_level=90 %");
+    check("charge", number(0.5), "battery_level=50 %");
+    check("level", Value::Word("dry".into()), "water_level=0 ");
+    check("level", number(0.3), "level (0.3): ambiguous-unit");
 }
 
 #[test]

@@ -45,8 +45,12 @@ fn vendors_words_are_understood_and_what_is_not_is_mapped_without_a_restart() {
     assert!(rows.contains("water_level") && rows.contains("21.5"), "{rows}");
     // A document that cannot be used changes nothing.
     std::fs::write(mappings.path().join("broken.json"), "{").unwrap();
-    wait_until("the broken document is named", || conca.log().contains("mappings cannot be used"));
-    assert_eq!(conca.get_json("/v1/mappings").1["items"][0]["id"], "strain");
+    wait_until("the broken document is named", || conca.log().contains("a mapping cannot be used"));
+    let (_code, documents) = conca.get_json("/v1/mappings");
+    assert_eq!((&documents["items"][0]["id"], &documents["items"][1]["id"]), (&json!(null), &json!("strain")), "{documents}");
+    assert!(documents["items"][0]["problems"][0].as_str().unwrap().starts_with("EOF while parsing"), "{documents}");
+    // What a mapping has a word on is no longer missed.
+    assert_eq!(conca.get_json("/v1/unmapped").1, json!({ "items": [] }));
     conca.stop();
 }
 
