@@ -19,6 +19,7 @@ use hashbrown::{HashMap, HashSet};
 use parking_lot::RwLock;
 
 pub use condition::{Condition, Literal};
+use dictionary::Channel;
 pub use dictionary::{Confidence, Dictionary};
 pub use document::{Applies, Document, FieldRule, Meaning};
 pub use folder::{DocumentError, DocumentFile, InForce, Mappings};
@@ -99,8 +100,8 @@ struct Target {
     words: HashMap<String, Meaning>,
     /// Units by which it is known to be the property; none: any.
     only: Vec<String>,
-    /// It is one of several channels by its name: one without a number goes before it.
-    is_channel: bool,
+    /// Which of several it is.
+    channel: Option<Channel>,
     /// Where the device is in water, soil or a pipe, it is something else.
     is_of_air: bool,
 }
@@ -136,42 +137,74 @@ impl Mapper {
         *self.rules.write() = Rules { documents: Arc::new(documents), ..Rules::default() };
     }
 
-    /// Names what it knows by the catalogue; what it does not know is added to `unmapped`.
-    pub fn map<'a>(&self, source: &SourceName, decoder: Decoder, readings: Readings<'a>, unmapped: &mut Vec<Unmapped>) -> Readings<'a> {
-        let Vocabulary::Sender { model } = &readings.vocabulary else { return readings };
+    /// Names what it knows by the catalogue: the device's own, then that of each of its channels, `<device>:<channel>`. What it does not
+    /// know is added to `unmapped`.
+    pub fn map<'a>(
+        &self,
+        source: &SourceName,
+        decoder: Decoder,
+        mut readings: Readings<'a>,
+        unmapped: &mut Vec<Unmapped>,
+    ) -> Vec<Readings<'a>> {
+        let Vocabulary::Sender { model } = &readings.vocabulary else { return vec![readings] };
         let model = model.as_deref().unwrap_or(readings.kind.as_str()).to_owned();
-        let mut mapped: Vec<Reading<'a>> = Vec::with_capacity(readings.readings.len());
-        let mut spoken = HashSet::new();
-        let mut settle = |outcome: Result<Reading<'a>, (Why, Reading<'a>)>| match outcome {
-            // One field for one property at one time: which of two is meant cannot be known.
-            Ok(reading) if !spoken.insert((reading.name.to_string(), reading.time)) => {
-                unmapped.push(Unmapped::of(&readings.device, decoder.as_str(), &model, &reading, Why::FurtherField));
-            }
-            Ok(reading) => mapped.push(reading),
-            Err((why, reading)) => unmapped.push(Unmapped::of(&readings.device, decoder.as_str(), &model, &reading, why)),
-        };
-        let mut channels = Vec::new();
-        let is_immersed = readings.readings.iter().any(|reading| self.dictionary.is_immersed(&reading.name, reading.unit.as_deref()));
-        let rules: Vec<Arc<Rule>> = readings
-            .readings
+        let fields = std::mem::take(&mut readings.readings);
+        let is_immersed = fields.iter().any(|reading| self.dictionary.is_immersed(&reading.name, reading.unit.as_deref()));
+        let rules: Vec<Arc<Rule>> = fields
             .iter()
             .map(|reading| {
                 let key = Key { source: source.to_string(), decoder, model: model.clone(), field: reading.name.to_string() };
-                Arc::clone(self.cases(key).choose(&readings.device, &readings.kind, reading, &readings.readings))
+                Arc::clone(self.cases(key).choose(&readings.device, &readings.kind, reading, &fields))
             })
             .collect();
-        for (reading, rule) in readings.readings.into_iter().zip(rules) {
-            match &*rule {
-                Rule::Ignore => {}
-                Rule::Unmapped(why) => settle(Err((*why, reading))),
-                Rule::Map(target) if is_immersed && target.is_of_air => settle(Err((Why::AmbiguousMedium, reading))),
-                Rule::Map(target) if target.is_missing(&reading.value) => {}
-                Rule::Map(target) if target.is_channel => channels.push(self.apply(target, reading)),
-                Rule::Map(target) => settle(self.apply(target, reading)),
+        let mut own = Readings { vocabulary: Vocabulary::Catalogue, ..readings };
+        let mut channels: Vec<(&str, Readings<'a>)> = Vec::new();
+        let mut spoken = HashSet::new();
+        for (reading, rule) in fields.into_iter().zip(&rules) {
+            let mut leave = |why, reading| unmapped.push(Unmapped::of(&own.device, decoder.as_str(), &model, &reading, why));
+            let target = match &**rule {
+                Rule::Map(target) if target.is_missing(&reading.value) => continue,
+                Rule::Map(target) if is_immersed && target.is_of_air => {
+                    leave(Why::AmbiguousMedium, reading);
+                    continue;
+                }
+                Rule::Map(target) => target,
+                Rule::Ignore => continue,
+                Rule::Unmapped(why) => {
+                    leave(*why, reading);
+                    continue;
+                }
+            };
+            let channel = target.channel_among(&rules);
+            let said = (channel, target.property.as_str(), reading.time);
+            // One field for one property at one time: which of two is meant cannot be known.
+            if spoken.contains(&said) {
+                let why = self.apply(target, reading.clone()).err().map_or(Why::FurtherField, |(why, _reading)| why);
+                leave(why, reading);
+                continue;
+            }
+            let reading = match self.apply(target, reading) {
+                Ok(reading) => reading,
+                Err((why, reading)) => {
+                    leave(why, reading);
+                    continue;
+                }
+            };
+            spoken.insert(said);
+            let Some(channel) = channel else {
+                own.readings.push(reading);
+                continue;
+            };
+            match channels.iter_mut().find(|(known, _readings)| *known == channel) {
+                Some((_known, readings)) => readings.readings.push(reading),
+                None => {
+                    let device = DeviceId::from_foreign(&format!("{}:{channel}", own.device));
+                    let (kind, domain, vocabulary) = (own.kind.clone(), own.domain, Vocabulary::Catalogue);
+                    channels.push((channel, Readings { device, kind, domain, vocabulary, readings: vec![reading] }));
+                }
             }
         }
-        channels.into_iter().for_each(settle);
-        Readings { vocabulary: Vocabulary::Catalogue, readings: mapped, ..readings }
+        std::iter::once(own).chain(channels.into_iter().map(|(_channel, readings)| readings)).collect()
     }
 
     /// Whether a field that was left for a reason, [`Why`]'s word, need no longer be missed: a document of the city has a word on it
@@ -226,7 +259,7 @@ impl Mapper {
                 continue;
             }
             for field in document.fields.iter().filter(|field| field.fits(&key.field)) {
-                let rule = Arc::new(self.stated(field));
+                let rule = Arc::new(self.stated(field, &key.field));
                 if applies.device.is_none() && applies.kind.is_none() && field.when.is_empty() {
                     return Cases { conditional, otherwise: rule };
                 }
@@ -237,7 +270,7 @@ impl Mapper {
     }
 
     /// What a document says of a field.
-    fn stated(&self, field: &FieldRule) -> Rule {
+    fn stated(&self, field: &FieldRule, path: &str) -> Rule {
         let Some(property) = &field.property else { return Rule::Ignore };
         let (default, _confidence) = self.dictionary.default_unit(property);
         let unit = match (&field.unit, &field.assumed_unit, default) {
@@ -248,21 +281,22 @@ impl Mapper {
         };
         let words = field.words.iter().map(|(word, meaning)| (word.to_lowercase(), meaning.clone())).collect();
         let (property, missing, scale, offset) = (property.clone(), field.missing.clone(), field.scale, field.offset);
-        Rule::Map(Target { property, unit, scale, offset, missing, words, only: Vec::new(), is_channel: false, is_of_air: false })
+        let channel = field.channel_of(path).map(|name| Channel { name, may_be_only: false });
+        Rule::Map(Target { property, unit, scale, offset, missing, words, channel, only: Vec::new(), is_of_air: false })
     }
 
     /// What the dictionary says of it.
     fn usual(&self, key: &Key) -> Rule {
         match self.dictionary.find(&key.field) {
-            dictionary::Found::Property { property, unit, only, is_channel } => {
+            dictionary::Found::Property { property, unit, only, channel } => {
                 let unit = unit.map_or(UnitRule::Needed, |unit| UnitRule::Default(unit.to_owned()));
                 let (property, only) = (property.to_owned(), only.to_vec());
                 let is_of_air = property == "temperature" && !Dictionary::says_air(&key.field);
                 let (missing, words) = (Vec::new(), HashMap::new());
-                Rule::Map(Target { property, unit, scale: 1.0, offset: 0.0, missing, words, only, is_channel, is_of_air })
+                Rule::Map(Target { property, unit, scale: 1.0, offset: 0.0, missing, words, channel, only, is_of_air })
             }
             dictionary::Found::Ignored => Rule::Ignore,
-            dictionary::Found::Channel => Rule::Unmapped(Why::FurtherField),
+            dictionary::Found::Far => Rule::Unmapped(Why::FurtherField),
             dictionary::Found::Nothing => Rule::Unmapped(Why::Unknown),
         }
     }
@@ -315,6 +349,19 @@ impl Cases {
 }
 
 impl Target {
+    /// Its channel, in a message whose fields have these rules.
+    fn channel_among(&self, rules: &[Arc<Rule>]) -> Option<&str> {
+        let channel = self.channel.as_ref()?;
+        let is_rival = |rule: &Arc<Rule>| match &**rule {
+            Rule::Map(other) => {
+                let may_be_device = other.channel.as_ref().is_none_or(|channel| channel.may_be_only);
+                other.property == self.property && other.channel != self.channel && may_be_device
+            }
+            Rule::Ignore | Rule::Unmapped(_) => false,
+        };
+        if channel.may_be_only && !rules.iter().any(is_rival) { None } else { Some(&channel.name) }
+    }
+
     fn is_missing(&self, value: &Value<'_>) -> bool {
         // What stands for it is written, not measured: it is equal to the last bit.
         matches!(value, Value::Number(number) if self.missing.iter().any(|missing| missing.to_bits() == number.to_bits()))

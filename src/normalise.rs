@@ -69,7 +69,7 @@ impl Normaliser {
     ) -> Normalised {
         let mut normalised = Normalised::default();
         for Readings { device, kind, domain, readings, .. } in devices {
-            let registered = registry.find(device.as_str()).map(Arc::as_ref);
+            let registered = registry.find_with_channels(device.as_str()).map(Arc::as_ref);
             let observations = self.observations(readings, received, bounds, registered, &mut normalised.faults);
             if let Some(first) = observations.first() {
                 let domain = domain.unwrap_or_else(|| self.catalogue.get(first.property).domain);

@@ -13,6 +13,9 @@ use crate::model::{Catalogue, Kind, Property};
 const BUILT_IN: [&str; 2] =
     [include_str!("../../schemas/mappings/smart-data-models.json"), include_str!("../../schemas/mappings/feeds.json")];
 
+/// Longest channel in bytes.
+const CHANNEL_LEN_MAX: usize = 64;
+
 /// How the fields of some devices are to be understood.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -59,6 +62,11 @@ pub struct FieldRule {
     /// The property's id in the catalogue. Left out: the field is ignored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub property: Option<String>,
+    /// Which of several it is: the observation is that of the device `<device>:<channel>`, which is where the device is unless it is
+    /// registered itself. `*` stands for what the path's first `*` stands for. Left out: the device itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[A-Za-z0-9_.*-]{1,64}$"))]
+    pub channel: Option<String>,
     /// Its unit, whatever the sender says: a UCUM code or a usual spelling. Left out: what the sender says, else the usual one, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<String>,
@@ -148,6 +156,7 @@ impl FieldRule {
             path: path.to_owned(),
             when: Vec::new(),
             property: None,
+            channel: None,
             unit: None,
             assumed_unit: None,
             scale: one(),
@@ -161,9 +170,30 @@ impl FieldRule {
         matches(&self.path, field)
     }
 
+    /// The name of the channel that a field of the path is.
+    pub(super) fn channel_of(&self, field: &str) -> Option<String> {
+        let channel = self.channel.as_deref()?;
+        if !channel.contains('*') {
+            return Some(channel.to_owned());
+        }
+        let (before, after) = self.path.split_once('*')?;
+        let rest = field.get(before.len()..)?;
+        let mut ends = (0..=rest.len()).filter(|end| rest.is_char_boundary(*end));
+        let stands = ends.find_map(|end| rest.split_at_checked(end).filter(|(_stands, rest)| matches(after, rest)))?.0;
+        Some(channel.replace('*', stands))
+    }
+
     /// Each with the key that it is about.
     fn problems(&self, property: Option<&Property>, dictionary: &Dictionary, fits: UnitCheck) -> Vec<(&'static str, String)> {
         let mut problems = Vec::new();
+        if let Some(channel) = &self.channel {
+            let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.*".contains(&byte);
+            if channel.is_empty() || channel.len() > CHANNEL_LEN_MAX || !channel.bytes().all(is_name) {
+                problems.push(("channel", "a channel has 1 to 64 letters, digits or any of - _ . *".to_owned()));
+            } else if channel.contains('*') && !self.path.contains('*') {
+                problems.push(("channel", "the path has no * that it could stand for".to_owned()));
+            }
+        }
         if self.scale == 0.0 {
             problems.push(("scale", "no number is left by a scale of zero".to_owned()));
         }
@@ -225,7 +255,21 @@ pub(super) fn matches(pattern: &str, text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::matches;
+    use super::{FieldRule, matches};
+
+    #[test]
+    fn a_channel_is_what_a_star_stands_for() {
+        for (path, channel, field, expected) in [
+            ("soil_*_moisture", "*", "soil_30cm_moisture", Some("30cm")),
+            ("*.probe_*", "p*", "data.probe_7", Some("pdata")),
+            ("ch*_t*", "*", "CH1_temp", Some("1")),
+            ("x", "left", "x", Some("left")),
+        ] {
+            let rule = FieldRule { channel: Some(channel.to_owned()), ..FieldRule::ignoring(path) };
+            assert_eq!(rule.channel_of(field).as_deref(), expected, "{path} {field}");
+        }
+        assert_eq!(FieldRule::ignoring("x").channel_of("x"), None);
+    }
 
     #[test]
     fn a_star_stands_for_anything() {

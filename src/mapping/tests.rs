@@ -23,12 +23,16 @@ fn check(documents: Vec<Document>, fields: &[(&str, Value<'static>, Option<&'sta
         };
         let mut unmapped = Vec::new();
         let understood = mapper.map(&SourceName::try_from("s").unwrap(), Decoder::Ttn, readings, &mut unmapped);
-        let shown = understood.readings.iter().map(|reading| {
+        let with_channel = understood.iter().flat_map(|device| {
+            let channel = device.device.as_str().strip_prefix('d').unwrap();
+            device.readings.iter().map(move |reading| (channel, reading))
+        });
+        let shown = with_channel.map(|(channel, reading)| {
             let value = match &reading.value {
                 Value::Number(number) => number.to_string(),
                 Value::Word(word) => format!("{word:?}"),
             };
-            format!("{}={value} {}", reading.name, reading.unit.as_deref().unwrap_or_default())
+            format!("{}{channel}={value} {}", reading.name, reading.unit.as_deref().unwrap_or_default())
         });
         let left = unmapped.iter().map(|unmapped| format!("{} ({}): {}", unmapped.field, unmapped.example, unmapped.why.as_str()));
         assert_eq!(shown.chain(left).collect::<Vec<_>>().join("\n"), expected);
@@ -62,11 +66,31 @@ fn usual_names_and_units_are_understood_and_ambiguous_ones_not_guessed() {
 }
 
 #[test]
-fn one_field_speaks_for_a_property_and_further_ones_are_told() {
+fn one_field_speaks_for_a_property_and_channels_for_their_own() {
+    let numbered = |names: &[&'static str]| names.iter().zip(1..).map(|(name, value)| (*name, number(f64::from(value)), None)).collect::<Vec<_>>();
+    let check = |names: &[&'static str], expected: &str| check(Vec::new(), &numbered(names), expected);
     check(
-        Vec::new(),
-        &[("temperature_1", number(1.0), None), ("temperature_2", number(2.0), None), ("air_temperature", number(3.0), None)],
-        "temperature=3 Cel\ntemperature_2 (2): further-field\ntemperature (1 Cel): further-field",
+        &["temperature_1", "temperature_2", "air_temperature", "temp"],
+        "temperature=3 Cel\ntemperature:1=1 Cel\ntemperature:2=2 Cel\ntemp (4): further-field",
+    );
+    // Some number what they have one of.
+    check(&["temperature_1", "relative_humidity_0", "relative_humidity_2"], "temperature=1 Cel\nhumidity=2 %\nhumidity:2=3 %");
+    check(&["temperature_0", "temperature_1"], "temperature:0=1 Cel\ntemperature:1=2 Cel");
+    check(
+        &["ch0_pulse_count.value", "ch1_pulse_count.value", "soil_temperature_at_depth_0", "battery_voltage"],
+        "battery_voltage=4 V\npulses:0=1 1\nsoil_temperature:0=3 Cel\npulses:1=2 1",
+    );
+    check(&["temperature_17"], "temperature_17 (1): further-field");
+}
+
+#[test]
+fn a_rule_names_a_channel() {
+    let text = r#"{"id": "probes", "fields": [{"path": "probe_*_t", "property": "soil_temperature", "channel": "*"},
+        {"path": "left", "property": "soil_temperature", "channel": "left"}, {"path": "own", "property": "soil_temperature"}]}"#;
+    check(
+        vec![serde_json::from_str(text).unwrap()],
+        &[("probe_30cm_t", number(1.0), None), ("left", number(2.0), None), ("own", number(3.0), None), ("LEFT", number(4.0), None)],
+        "soil_temperature=3 Cel\nsoil_temperature:30cm=1 Cel\nsoil_temperature:left=2 Cel\nLEFT (4): further-field",
     );
 }
 
@@ -206,7 +230,8 @@ fn real_devices_are_understood() {
                     continue;
                 }
                 let alone = Readings { readings: vec![reading.clone()], ..device.clone() };
-                for reading in mapper.map(&message.source, Decoder::Ttn, alone, &mut Vec::new()).readings {
+                let alone = mapper.map(&message.source, Decoder::Ttn, alone, &mut Vec::new());
+                for reading in alone.into_iter().flat_map(|device| device.readings) {
                     numbers += 1;
                     known += 1;
                     understood.insert(format!("{field}: {} {}", reading.name, reading.unit.as_deref().unwrap_or_default()));
