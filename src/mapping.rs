@@ -149,14 +149,14 @@ impl Mapper {
         let Vocabulary::Sender { model } = &readings.vocabulary else { return vec![readings] };
         let model = model.as_deref().unwrap_or(readings.kind.as_str()).to_owned();
         let fields = std::mem::take(&mut readings.readings);
-        let is_immersed = fields.iter().any(|reading| self.dictionary.is_immersed(&reading.name, reading.unit.as_deref()));
-        let rules: Vec<Arc<Rule>> = fields
+        let mut rules: Vec<Arc<Rule>> = fields
             .iter()
             .map(|reading| {
                 let key = Key { source: source.to_string(), decoder, model: model.clone(), field: reading.name.to_string() };
                 Arc::clone(self.cases(key).choose(&readings.device, &readings.kind, reading, &fields))
             })
             .collect();
+        self.mind_the_medium(&fields, &mut rules);
         let mut own = Readings { vocabulary: Vocabulary::Catalogue, ..readings };
         let mut channels: Vec<(&str, Readings<'a>)> = Vec::new();
         let mut spoken = HashSet::new();
@@ -164,10 +164,6 @@ impl Mapper {
             let mut leave = |why, reading| unmapped.push(Unmapped::of(&own.device, decoder.as_str(), &model, &reading, why));
             let target = match &**rule {
                 Rule::Map(target) if target.is_missing(&reading.value) => continue,
-                Rule::Map(target) if is_immersed && target.is_of_air => {
-                    leave(Why::AmbiguousMedium, reading);
-                    continue;
-                }
                 Rule::Map(target) => target,
                 Rule::Ignore => continue,
                 Rule::Unmapped(why) => {
@@ -205,6 +201,23 @@ impl Mapper {
             }
         }
         std::iter::once(own).chain(channels.into_iter().map(|(_channel, readings)| readings)).collect()
+    }
+
+    /// A temperature beside what is measured in water, soil or a pipe is not that of the air; beside what is measured in water alone, it is
+    /// the water's.
+    fn mind_the_medium(&self, fields: &[Reading<'_>], rules: &mut [Arc<Rule>]) {
+        if !fields.iter().any(|reading| self.dictionary.is_immersed(&reading.name, reading.unit.as_deref())) {
+            return;
+        }
+        let is_about_air = rules.iter().any(|rule| matches!(&**rule, Rule::Map(target) if target.property == "humidity"));
+        let is_in_water = !is_about_air && fields.iter().any(|reading| self.dictionary.is_in_water(&reading.name));
+        for rule in rules {
+            let Rule::Map(target) = &**rule else { continue };
+            if target.is_of_air {
+                let of_water = || Rule::Map(Target { property: "water_temperature".to_owned(), is_of_air: false, ..target.clone() });
+                *rule = Arc::new(if is_in_water { of_water() } else { Rule::Unmapped(Why::AmbiguousMedium) });
+            }
+        }
     }
 
     /// Whether a field that was left for a reason, [`Why`]'s word, need no longer be missed: a document of the city has a word on it

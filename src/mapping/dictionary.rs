@@ -43,6 +43,8 @@ pub struct Dictionary {
     ignored: HashSet<String>,
     /// What is measured in water, soil or pipes: a temperature beside it is not that of the air.
     immersed: HashSet<String>,
+    /// What is measured in water: a temperature beside it is the water's.
+    in_water: HashSet<String>,
     /// Levels of paths that say nothing of what is measured.
     containers: HashSet<String>,
     /// UCUM codes by usual spelling.
@@ -67,6 +69,8 @@ struct File {
     ignored: Vec<String>,
     /// Names of what is measured in water, soil or pipes.
     immersed: Vec<String>,
+    /// Names of what is measured in water.
+    in_water: Vec<String>,
     /// Names of levels that say nothing of what is measured: `data.temperature`. Others do: `soil.temperature`.
     containers: Vec<String>,
 }
@@ -128,6 +132,7 @@ impl Dictionary {
             entries: file.properties,
             ignored: file.ignored.iter().map(|name| words(name).concat()).collect(),
             immersed: file.immersed.iter().map(|name| words(name).concat()).collect(),
+            in_water: file.in_water.iter().map(|name| words(name).concat()).collect(),
             containers: file.containers.iter().map(|name| name.replace('_', "")).collect(),
             units: file.units,
             suffixes: file.suffixes,
@@ -168,11 +173,16 @@ impl Dictionary {
 
     /// Whether a field tells that its device is in water, soil or a pipe: by its name, or as a pressure that no air has.
     pub(super) fn is_immersed(&self, path: &str, unit: Option<&str>) -> bool {
-        let name = words(path.split('.').rev().find(|level| !["value", "val"].contains(level)).unwrap_or(path)).concat();
+        let name = last_name(path);
         let entry = self.properties.get(&name).and_then(|index| self.entries.get(*index));
         let only = entry.map_or(&[][..], |entry| &entry.only);
         let is_of_air = |unit| only.is_empty() || only.iter().any(|only| *only == self.unit(unit));
         self.immersed.contains(&name) || !unit.is_none_or(is_of_air)
+    }
+
+    /// Whether a field tells that its device is in water.
+    pub(super) fn is_in_water(&self, path: &str) -> bool {
+        self.in_water.contains(&last_name(path))
     }
 
     /// Whether a field's name says that it is about the air around the device.
@@ -253,6 +263,11 @@ impl Dictionary {
     }
 }
 
+/// The last level of a path that names something, without case and separators.
+fn last_name(path: &str) -> String {
+    words(path.split('.').rev().find(|level| !["value", "val"].contains(level)).unwrap_or(path)).concat()
+}
+
 fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
@@ -276,7 +291,9 @@ fn channel_at(words: &[String], place: usize) -> Option<(Channel, Vec<String>)> 
         (mark, Some(number)) if MARKS.contains(&mark) => Some((explicit(number), without(before, &[]))),
         // `pm4` and `no3` are no channels.
         (name, Some(number)) if name.len() >= 4 && number.len() <= 2 => Some((explicit(number), without(before, &[name.to_owned()]))),
-        (letter @ ("a" | "b" | "c" | "d"), None) if !before.is_empty() && !after.is_empty() => Some((explicit(letter), without(before, &[]))),
+        (letter @ ("a" | "b" | "c" | "d"), None) if !before.is_empty() && !after.is_empty() => {
+            Some((explicit(letter), without(before, &[])))
+        }
         _ => None,
     }
 }
@@ -303,9 +320,16 @@ fn words(name: &str) -> Vec<String> {
     words
 }
 
-/// `pm1_0` is PM1, and not PM10, which it would be without its separator; `pm2_5` is `pm25`.
+/// `pm1_0` and `pm_1_0` are PM1, and not PM10, which they would be without their separators; `pm2_5` is `pm25`.
 fn mend_sizes(words: &mut Vec<String>) {
-    let is_size = |word: &String| matches!(word.as_bytes(), [b'p', b'm', digit] if digit.is_ascii_digit());
+    let joined = |word: &String, next: &String| ["pm", "pn", "nc"].contains(&word.as_str()) && is_number(next);
+    if let Some(at) = words.iter().zip(words.iter().skip(1)).position(|(word, next)| joined(word, next)) {
+        let size = words.remove(at + 1);
+        if let Some(word) = words.get_mut(at) {
+            word.push_str(&size);
+        }
+    }
+    let is_size = |word: &String| matches!(word.as_bytes(), [b'p', b'm' | b'n', digit] | [b'n', b'c', digit] if digit.is_ascii_digit());
     let Some(at) = words.iter().position(is_size) else { return };
     match words.get(at + 1).map(String::as_str) {
         Some("0") => {
@@ -430,6 +454,11 @@ mod tests {
             ("PM2_5", "pm2_5"),
             ("PM1.0", "pm1"),
             ("PM2.5", "pm2_5"),
+            ("pm_1_0", "pm1"),
+            ("PM_10", "pm10"),
+            ("PM_2_5", "pm2_5"),
+            ("pm1_0_number_concentration.value", "pn1"),
+            ("nc_0_5", "pn0_5"),
             ("co.2", "co 2"),
             ("temperature.1", "temperature 1?"),
             ("pm10_1", "pm10 1?"),

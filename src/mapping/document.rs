@@ -9,9 +9,12 @@ use super::{Dictionary, UnitCheck};
 use crate::decode::Decoder;
 use crate::model::{Catalogue, Kind, Property};
 
-/// Files of documents about data models and feeds that state what their fields are. A city's own go before them.
-const BUILT_IN: [&str; 2] =
-    [include_str!("../../schemas/mappings/smart-data-models.json"), include_str!("../../schemas/mappings/feeds.json")];
+/// Files of documents about data models, feeds and devices that state what their fields are. A city's own go before them.
+const BUILT_IN: [&str; 3] = [
+    include_str!("../../schemas/mappings/smart-data-models.json"),
+    include_str!("../../schemas/mappings/feeds.json"),
+    include_str!("../../schemas/mappings/devices.json"),
+];
 
 /// Longest channel in bytes.
 const CHANNEL_LEN_MAX: usize = 64;

@@ -67,7 +67,8 @@ fn usual_names_and_units_are_understood_and_ambiguous_ones_not_guessed() {
 
 #[test]
 fn one_field_speaks_for_a_property_and_channels_for_their_own() {
-    let numbered = |names: &[&'static str]| names.iter().zip(1..).map(|(name, value)| (*name, number(f64::from(value)), None)).collect::<Vec<_>>();
+    let numbered =
+        |names: &[&'static str]| names.iter().zip(1..).map(|(name, value)| (*name, number(f64::from(value)), None)).collect::<Vec<_>>();
     let check = |names: &[&'static str], expected: &str| check(Vec::new(), &numbered(names), expected);
     check(
         &["temperature_1", "temperature_2", "air_temperature", "temp"],
@@ -198,50 +199,105 @@ fn what_a_name_does_not_say_is_not_guessed() {
          wifi.*.rssi (-92): unknown\ntemperature (12.2 CEL): ambiguous-medium",
     );
     check(Vec::new(), &[("pressure", number(1_004.7), Some("mbar"))], "pressure=1004.7 hPa");
+    let in_water = [("temperature", number(9.0), None), ("dissolved_oxygen", number(8.5), Some("mg/L")), ("humidity", number(50.0), None)];
+    check(Vec::new(), &in_water[..2], "water_temperature=9 Cel\ndissolved_oxygen=8.5 mg/L");
+    check(Vec::new(), &in_water, "dissolved_oxygen=8.5 mg/L\nhumidity=50 %\ntemperature (9): ambiguous-medium");
+}
+
+/// What became of the numbers that real devices send.
+#[derive(Default)]
+struct Understanding {
+    understood: std::collections::BTreeSet<String>,
+    left: std::collections::BTreeMap<String, usize>,
+    known: usize,
+    numbers: usize,
+}
+
+/// Whether messages tell their device's model.
+#[derive(PartialEq)]
+enum Models {
+    Told,
+    Untold,
+}
+
+fn understand(vectors: &str, models: &Models) -> Understanding {
+    let mapper = Mapper::new(Dictionary::built_in(), Vec::new());
+    let limits = crate::decode::Limits { payload_bytes_max: 1 << 20, readings_max: 1_000 };
+    let form = crate::decode::Form { decoder: Decoder::Ttn, ..crate::decode::Form::default() };
+    let mut found = Understanding::default();
+    for line in vectors.lines() {
+        let vector: serde_json::Value = serde_json::from_str(line).unwrap();
+        let mut uplink = serde_json::json!({
+            "end_device_ids": { "dev_eui": "70B3D5" },
+            "uplink_message": { "f_port": 2, "received_at": "2026-03-01T08:00:00Z", "decoded_payload": vector["expected"] },
+        });
+        if *models == Models::Told {
+            let (brand, model) = vector["device"].as_str().unwrap().strip_prefix("vendor/").unwrap().split_once('/').unwrap();
+            uplink["uplink_message"]["version_ids"] = serde_json::json!({ "brand_id": brand, "model_id": model });
+        }
+        let message = crate::decode::tests::message("v3/a/devices/d/up", uplink.to_string().as_bytes());
+        let decoded = crate::decode::decode(&form, &message, &limits, &mut crate::decode::Memory::default()).unwrap();
+        for device in decoded.devices {
+            let mut unmapped = Vec::new();
+            mapper.map(&message.source, Decoder::Ttn, device.clone(), &mut unmapped);
+            // Again, each field at a time of its own, to see what it became.
+            let times = (1..).map(Timestamp::from_micros_clamped);
+            let timed = device.readings.iter().zip(times).map(|(reading, time)| Reading { time, ..reading.clone() }).collect::<Vec<_>>();
+            let device = Readings { readings: timed.clone(), ..device };
+            let became = mapper.map(&message.source, Decoder::Ttn, device, &mut Vec::new());
+            let became = || became.iter().flat_map(|device| &device.readings);
+            for reading in timed.iter().filter(|reading| matches!(reading.value, Value::Number(_))) {
+                let field = starred(&reading.name);
+                if unmapped.iter().any(|unmapped| unmapped.field == field) {
+                    found.numbers += 1;
+                    *found.left.entry(field).or_default() += 1;
+                } else if let Some(became) = became().find(|became| became.time == reading.time) {
+                    found.numbers += 1;
+                    found.known += 1;
+                    found.understood.insert(format!("{field}: {} {}", became.name, became.unit.as_deref().unwrap_or_default()));
+                }
+            }
+        }
+    }
+    found
 }
 
 /// What the numbers that real devices send become: each field's property and unit by hand, and how many have none.
 #[test]
 fn real_devices_are_understood() {
     let Some(path) = crate::decode::material::material("lorawan/ttn-2021.vectors.jsonl", "real_devices_are_understood") else { return };
-    let text = std::fs::read_to_string(path).unwrap();
-    let mapper = Mapper::new(Dictionary::built_in(), Vec::new());
-    let limits = crate::decode::Limits { payload_bytes_max: 1 << 20, readings_max: 1_000 };
-    let form = crate::decode::Form { decoder: Decoder::Ttn, ..crate::decode::Form::default() };
-    let (mut understood, mut left) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
-    let (mut known, mut numbers) = (0, 0);
-    for line in text.lines() {
-        let vector: serde_json::Value = serde_json::from_str(line).unwrap();
-        let uplink = serde_json::json!({
-            "end_device_ids": { "dev_eui": "70B3D5" },
-            "uplink_message": { "f_port": 2, "received_at": "2026-03-01T08:00:00Z", "decoded_payload": vector["expected"] },
-        });
-        let message = crate::decode::tests::message("v3/a/devices/d/up", uplink.to_string().as_bytes());
-        let decoded = crate::decode::decode(&form, &message, &limits, &mut crate::decode::Memory::default()).unwrap();
-        for device in decoded.devices {
-            // The whole message, since what stands beside a field may say what it is in; then each field alone, to see what it became.
-            let mut unmapped = Vec::new();
-            mapper.map(&message.source, Decoder::Ttn, device.clone(), &mut unmapped);
-            for reading in device.readings.iter().filter(|reading| matches!(reading.value, Value::Number(_))) {
-                let field = starred(&reading.name);
-                if unmapped.iter().any(|unmapped| unmapped.field == field) {
-                    numbers += 1;
-                    left.insert(field);
-                    continue;
-                }
-                let alone = Readings { readings: vec![reading.clone()], ..device.clone() };
-                let alone = mapper.map(&message.source, Decoder::Ttn, alone, &mut Vec::new());
-                for reading in alone.into_iter().flat_map(|device| device.readings) {
-                    numbers += 1;
-                    known += 1;
-                    understood.insert(format!("{field}: {} {}", reading.name, reading.unit.as_deref().unwrap_or_default()));
-                }
-            }
-        }
-    }
-    assert_eq!(understood.into_iter().collect::<Vec<_>>(), UNDERSTOOD);
-    assert_eq!((known, numbers), (177, 262), "{left:#?}");
+    let vectors = std::fs::read_to_string(path).unwrap();
+    let found = understand(&vectors, &Models::Untold);
+    assert_eq!(found.understood.into_iter().collect::<Vec<_>>(), UNDERSTOOD);
+    assert_eq!((found.known, found.numbers), (204, 262), "{:#?}", found.left);
+    let told = understand(&vectors, &Models::Told);
+    let by_model = told.understood.iter().map(String::as_str).filter(|understood| !UNDERSTOOD.contains(understood));
+    assert_eq!(by_model.collect::<Vec<_>>(), UNDERSTOOD_BY_MODEL);
+    assert_eq!((told.known, told.numbers), (230, 249), "{:#?}", told.left);
 }
+
+/// What devices send whose model says what it is.
+const UNDERSTOOD_BY_MODEL: &[&str] = &[
+    "battery: battery_level %",
+    "batteryLevel: battery_voltage V",
+    "messages.*.battery: battery_level %",
+    "messages.*.measurementValue: humidity %",
+    "messages.*.measurementValue: temperature Cel",
+    "pm0_5_number_concentration.value: pn0_5 /cm3",
+    "pm10_number_concentration.value: pn10 /cm3",
+    "pm1_0_number_concentration.value: pn1 /cm3",
+    "pm2_5_number_concentration.value: pn2_5 /cm3",
+    "pm4_number_concentration.value: pn4 /cm3",
+    "pressure: line_pressure bar",
+    "pressure: pressure hPa",
+    "soil_moisture_at_depth_0.value: soil_moisture %",
+    "soil_moisture_at_depth_1.value: soil_moisture %",
+    "soil_moisture_at_depth_2.value: soil_moisture %",
+    "soil_moisture_at_depth_3.value: soil_moisture %",
+    "soil_moisture_at_depth_4.value: soil_moisture %",
+    "soil_moisture_at_depth_5.value: soil_moisture %",
+    "temperature_pt1000: water_temperature Cel",
+];
 
 /// By hand: each of these is what the field says, in the unit that its device sends.
 const UNDERSTOOD: &[&str] = &[
@@ -254,15 +310,28 @@ const UNDERSTOOD: &[&str] = &[
     "batV: battery_voltage V",
     "batVoltage: battery_voltage V",
     "battery_voltage: battery_voltage V",
+    "ch0_cumulative_pulse_count.value: pulse_total 1",
+    "ch0_pulse_count.value: pulses 1",
+    "ch1_cumulative_pulse_count.value: pulse_total 1",
+    "ch1_pulse_count.value: pulses 1",
     "co2: co2 [ppm]",
     "co2_concentration: co2 [ppm]",
     "cumulative_precipitation: rain_total mm",
     "cumulative_pulse_count.value: pulse_total 1",
     "current: current mA",
+    "dendrometer_a_position: displacement um",
+    "dendrometer_b_position: displacement um",
     "dendrometer_position: displacement um",
     "dielectric_permittivity.value: permittivity 1",
     "distance: distance mm",
+    "distance_10th_percentile: distance_p10 mm",
+    "distance_25th_percentile: distance_p25 mm",
+    "distance_75th_percentile: distance_p75 mm",
+    "distance_90th_percentile: distance_p90 mm",
     "distance_average: distance mm",
+    "distance_maximum: distance_maximum mm",
+    "distance_median: distance_median mm",
+    "distance_minimum: distance_minimum mm",
     "electrical_conductivity: conductivity mS.cm-1",
     "electrical_conductivity: conductivity uS.cm-1",
     "elongation: displacement um",
@@ -280,15 +349,26 @@ const UNDERSTOOD: &[&str] = &[
     "pm2_5_mass_concentration: pm2_5 ug/m3",
     "pm4_mass_concentration: pm4 ug/m3",
     "precipitation: rain mm",
+    "pulseCounter1: pulse_total 1",
+    "pulseCounter2: pulse_total 1",
     "pulse_count.value: pulses 1",
     "relative_humidity: humidity %",
     "soil_temperature: soil_temperature Cel",
+    "soil_temperature_at_depth_0: soil_temperature Cel",
+    "soil_temperature_at_depth_1: soil_temperature Cel",
+    "soil_temperature_at_depth_2: soil_temperature Cel",
+    "soil_temperature_at_depth_3: soil_temperature Cel",
+    "soil_temperature_at_depth_4: soil_temperature Cel",
+    "soil_temperature_at_depth_5: soil_temperature Cel",
+    "soil_temperature_at_depth_6: soil_temperature Cel",
+    "soil_temperature_at_depth_7: soil_temperature Cel",
     "solar_radiation: solar_radiation W.m-2",
     "strain: strain um.m-1",
     "strain_gauge: strain um.m-1",
     "surface_temperature: surface_temperature Cel",
     "temp: temperature Cel",
     "temperature: temperature Cel",
+    "temperature: water_temperature Cel",
     "temperature_target: surface_temperature Cel",
     "total_solar_radiation: solar_radiation W.m-2",
     "total_voc: tvoc [ppb]",
@@ -298,6 +378,7 @@ const UNDERSTOOD: &[&str] = &[
     "volumetric_water_content: soil_moisture m3.m-3",
     "water_depth: water_depth mm",
     "water_potential: soil_water_potential kPa",
+    "weight: weight g",
     "wind_direction: wind_direction deg",
     "wind_speed: wind_speed m.s-1",
 ];
