@@ -64,9 +64,12 @@ impl Conversions {
     }
 }
 
+/// Slopes, which the library takes for degrees.
+const MISTAKEN: [&str; 2] = ["%[slope]", "[p'diop]"];
+
 /// How a unit becomes another one, worked out.
 pub(super) fn conversion(unit: &str, canonical: &str) -> Result<Conversion, UnitError> {
-    if unit.len() > UNIT_BYTES_MAX {
+    if unit.len() > UNIT_BYTES_MAX || MISTAKEN.iter().any(|mistaken| unit.contains(mistaken)) {
         return Err(UnitError::Unknown);
     }
     if octofhir_ucum::validate(unit).is_err() {
@@ -120,7 +123,7 @@ mod tests {
     fn another_dimension_is_never_converted_and_nonsense_is_no_unit() {
         check(1.0, "kW.h", "Cel", Err(UnitError::Dimension));
         check(1.0, "km", "km/h", Err(UnitError::Dimension));
-        for nonsense in ["", "°C", "Celsius", "(((((", "m//s", "kilo", &"m.".repeat(30)] {
+        for nonsense in ["", "°C", "Celsius", "(((((", "m//s", "kilo", "%[slope]", &"m.".repeat(30)] {
             check(1.0, nonsense, "Cel", Err(UnitError::Unknown));
         }
     }

@@ -32,3 +32,4 @@ mod repair;
 mod schemas;
 mod sending;
 mod support;
+mod units;

@@ -1,6 +1,6 @@
 //! What others than Conca's own devices send: over HTTP, and in the words of their vendors.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 
 use serde_json::json;
 
@@ -91,6 +91,48 @@ fn lines_are_written_as_to_influxdb_and_only_by_whom_may() {
         let code = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(code);
         (code == 403).then_some(())
     });
+    conca.stop();
+}
+
+/// The request of Telegraf's output `influxdb_v2`, byte by byte: gzip in chunks, as Go's client sends what it packs on the way.
+#[test]
+fn telegraf_writes_here_as_to_influxdb() {
+    let token = json!({ "name": "gateway", "role": "write", "sha256": conca::config::TokenHash::of("s3cret").to_string() });
+    let setup = Setup::new().set("api.tokens", toml::Value::try_from([token]).unwrap());
+    let conca = setup.start_unready();
+    let lines = "mqtt_consumer,device=air-7,host=gw-1,topic=city/air temperature=21.5,relative_humidity=48i,pm10=31.2 1772352000000000000\n\
+                 cpu,cpu=cpu-total,host=gw-1 usage_idle=93.4,usage_user=4.1 1772352000000000000\n";
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    packed.write_all(lines.as_bytes()).unwrap();
+    let packed = packed.finish().unwrap();
+    let address = conca.origin().strip_prefix("http://").unwrap().to_owned();
+    let mut request = format!(
+        "POST /api/v2/write?bucket=telegraf&org=city HTTP/1.1\r\nHost: {address}\r\nUser-Agent: Telegraf/1.30.0 Go/1.22.1\r\n\
+         Transfer-Encoding: chunked\r\nAuthorization: Token s3cret\r\nContent-Encoding: gzip\r\nContent-Type: text/plain; charset=utf-8\r\n\
+         Accept-Encoding: gzip\r\n\r\n"
+    )
+    .into_bytes();
+    for chunk in packed.chunks(50) {
+        request.extend(format!("{:x}\r\n", chunk.len()).bytes());
+        request.extend(chunk);
+        request.extend(b"\r\n");
+    }
+    request.extend(b"0\r\n\r\n");
+    let mut connection = std::net::TcpStream::connect(&address).unwrap();
+    // Twice by one connection, which Telegraf keeps; the second time it is all there already.
+    for time in 1..=2 {
+        connection.write_all(&request).unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            connection.read_exact(&mut byte).unwrap();
+            answer.extend(byte);
+        }
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 204 "), "time {time}: {answer}");
+    }
+    let counts = setup.looks().ledger();
+    assert_eq!((counts.accepted, counts.stored, counts.duplicate), (2, 3, 3), "{counts:?}");
     conca.stop();
 }
 
