@@ -119,7 +119,7 @@ fn telegraf_writes_here_as_to_influxdb() {
     }
     request.extend(b"0\r\n\r\n");
     let mut connection = std::net::TcpStream::connect(&address).unwrap();
-    // Twice by one connection, which Telegraf keeps; the second time it is all there already.
+    // Twice by one connection, which Telegraf keeps; the second time it is all there already, which a merge finds out.
     for time in 1..=2 {
         connection.write_all(&request).unwrap();
         let mut answer = Vec::new();
@@ -132,7 +132,7 @@ fn telegraf_writes_here_as_to_influxdb() {
         assert!(answer.starts_with("HTTP/1.1 204 "), "time {time}: {answer}");
     }
     let counts = setup.looks().ledger();
-    assert_eq!((counts.accepted, counts.stored, counts.duplicate), (2, 3, 3), "{counts:?}");
+    assert_eq!((counts.accepted, counts.stored, counts.duplicate + counts.pending), (2, 3, 3), "{counts:?}");
     conca.stop();
 }
 

@@ -215,7 +215,8 @@ fn units_convert_as_ucum_defines_them() {
             }
         }
     }
-    assert_eq!((wrong.join("\n"), right, refused), (String::new(), 0, 0));
+    assert_eq!(wrong.join("\n"), "");
+    assert!(right >= 300 && refused >= 8_000, "{right} {refused}");
 }
 
 /// What one of a unit that is defined by a function is: so many of another unit (UCUM, tables of special units).
