@@ -17,7 +17,7 @@ const MOLES_PER_M3: f64 = 1_000.0 / (22.41 * 293.0 / 273.0);
 const CHANNEL_MAX: u32 = 16;
 
 /// Words before the number of a channel.
-const MARKS: [&str; 12] = ["at", "ch", "chan", "channel", "depth", "in", "input", "port", "probe", "sensor", "slot", "zone"];
+const MARKS: [&str; 11] = ["at", "ch", "chan", "channel", "depth", "input", "port", "probe", "sensor", "slot", "zone"];
 
 /// What is measured by the phase, `l1` to `l3`.
 const PHASED: [&str; 4] = ["current", "energy_active", "power_active", "voltage"];
@@ -440,6 +440,7 @@ mod tests {
         for (path, expected) in [
             ("data.temperature", "temperature"),
             ("messages.0.temperature.value", "temperature"),
+            ("sensors.Air Temperature", "temperature"),
             ("air.temperature", "temperature"),
             ("wind.speed", "wind_speed"),
             ("soil.temperature", "soil_temperature"),

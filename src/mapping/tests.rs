@@ -1,9 +1,8 @@
 use super::*;
 use crate::model::{DeviceId, DeviceKind, Timestamp};
 
-/// Maps fields of one device, each `name=value unit`: what they become, one a line, then what is not mapped.
-#[track_caller]
-fn check(documents: Vec<Document>, fields: &[(&str, Value<'static>, Option<&'static str>)], expected: &str) {
+/// Maps fields of one device, each `name=value unit`: what they become, with the channel behind the name, then what is not mapped.
+fn mapped(documents: Vec<Document>, fields: &[(&str, Value<'static>, Option<&'static str>)]) -> Vec<String> {
     let mapper = Mapper::new(Dictionary::built_in(), documents);
     let reading = |(name, value, unit): &(&str, Value<'static>, Option<&'static str>)| Reading {
         name: Cow::Owned((*name).to_owned()),
@@ -13,7 +12,7 @@ fn check(documents: Vec<Document>, fields: &[(&str, Value<'static>, Option<&'sta
         position: None,
     };
     // Worked out, then remembered.
-    for _time in 0..2 {
+    let [worked_out, remembered] = [(); 2].map(|()| {
         let readings = Readings {
             device: DeviceId::try_from("d").unwrap(),
             kind: DeviceKind::try_from("k").unwrap(),
@@ -35,8 +34,15 @@ fn check(documents: Vec<Document>, fields: &[(&str, Value<'static>, Option<&'sta
             format!("{}{channel}={value} {}", reading.name, reading.unit.as_deref().unwrap_or_default())
         });
         let left = unmapped.iter().map(|unmapped| format!("{} ({}): {}", unmapped.field, unmapped.example, unmapped.why.as_str()));
-        assert_eq!(shown.chain(left).collect::<Vec<_>>().join("\n"), expected);
-    }
+        shown.chain(left).collect::<Vec<_>>()
+    });
+    assert_eq!(worked_out, remembered);
+    remembered
+}
+
+#[track_caller]
+fn check(documents: Vec<Document>, fields: &[(&str, Value<'static>, Option<&'static str>)], expected: &str) {
+    assert_eq!(mapped(documents, fields).join("\n"), expected);
 }
 
 fn number(number: f64) -> Value<'static> {
@@ -385,4 +391,57 @@ const UNDERSTOOD: &[&str] = &[
 
 fn starred(field: &str) -> String {
     field.split('.').map(|level| if level.bytes().all(|byte| byte.is_ascii_digit()) { "*" } else { level }).collect::<Vec<_>>().join(".")
+}
+
+#[test]
+fn names_of_many_vendors_are_understood_and_what_they_leave_open_is_not() {
+    for (names, expected) in [
+        ("TempC_SHT|Hum_SHT|BatV|temp_SOIL", "temperature=1 Cel, humidity=1 %, battery_voltage=1 V, soil_temperature=1 Cel"),
+        ("DOOR_OPEN_STATUS|WATER_LEAK_STATUS|tamper_status", "door=1 1, leak=1 1, tamper=1 1"),
+        ("SI7021.Temperature|BME280.Humidity|rainfall_mm", "temperature=1 Cel, humidity=1 %, rain=1 mm"),
+        (
+            "tempf|winddir|windspeedmph|windgustmph|uv",
+            "temperature=1 [degF], wind_direction=1 deg, wind_speed=1 [mi_i]/h, wind_gust=1 [mi_i]/h, uv_index=1 1",
+        ),
+        ("pm_1_0|pm_2_5|pm_10|pm4_0", "pm1=1 ug/m3, pm2_5=1 ug/m3, pm10=1 ug/m3, pm4=1 ug/m3"),
+        ("pm25_ch1|soilmoisture1|humidity2", "pm2_5:1=1 ug/m3, humidity:2=1 %, soilmoisture1?"),
+        ("temp_out|hum_out|LAeq|vehicle_count", "temperature=1 Cel, humidity=1 %, noise=1 dB, vehicle_count=1 1"),
+        // A minimum, what it feels like, at two metres, within an hour, of a processor: none of them is the property.
+        (
+            "temp_min|feels_like|temperature_2m|rain_1h|cpu.temperature",
+            "temp_min?, feels_like?, temperature_2m?, rain_1h?, cpu.temperature?",
+        ),
+        ("battery|pressure|no2|voc|power|wind_speed", "battery?, pressure?, no2?, voc?, power?, wind_speed?"),
+        ("P1|V1|t1|light|count|speed|temperature_a", "P1?, V1?, t1?, light?, count?, speed?, temperature_a?"),
+    ] {
+        let fields: Vec<_> = names.split('|').map(|name| (name, number(1.0), None)).collect();
+        let shown = expected.split(", ").map(|shown| match shown.strip_suffix('?') {
+            None => shown.to_owned(),
+            Some(name) => name.to_owned(),
+        });
+        let found = mapped(Vec::new(), &fields).into_iter().map(|line| match line.split_once(" (") {
+            None => line,
+            Some((field, _why)) => field.to_owned(),
+        });
+        assert_eq!(found.collect::<Vec<_>>(), shown.collect::<Vec<_>>(), "{names}");
+    }
+}
+
+proptest::proptest! {
+    /// Whatever a document says and whatever is sent, nothing panics, and no reading is made of nothing.
+    #[test]
+    fn any_document_maps_any_message(
+        path in "[a-c*.]{0,6}", field in "[a-c.]{0,6}", channel in proptest::option::of("[a-z*]{1,3}"), beside in "[.a-c*]{0,4}",
+        equals in -2..2_i8, names in proptest::collection::vec("[a-c._0-9]{0,8}", 0..6), words in "[a-c]{0,3}",
+    ) {
+        let text = serde_json::json!({ "id": "x", "fields": [
+            { "path": path, "property": "temperature", "channel": channel, "when": [{ "field": beside, "equals": equals }], "words": { words: 1 } },
+            { "path": field },
+        ] });
+        let document: Document = serde_json::from_value(text).unwrap();
+        let again: Document = serde_json::from_str(&serde_json::to_string(&document).unwrap()).unwrap();
+        proptest::prop_assert_eq!(&again, &document);
+        let fields: Vec<_> = names.iter().map(|name| (name.as_str(), number(f64::from(equals)), None)).collect();
+        proptest::prop_assert!(mapped(vec![document], &fields).len() <= fields.len());
+    }
 }
