@@ -149,7 +149,7 @@ fn read(path: &Path) -> Result<String, AppError> {
 /// Checks what the configuration's files hold, without starting anything.
 pub fn check_files(config: &Config) -> Result<(), AppError> {
     let City { catalogue, districts, .. } = City::load(&config.city)?;
-    Mappings::open(config.city.mappings.clone(), catalogue.clone(), unit_problem)?;
+    Mappings::open(config.city.mappings.clone(), Arc::clone(&catalogue), unit_problem)?;
     if let Some(path) = &config.alerts.rules {
         crate::alert::Rules::parse(&read(path)?, &catalogue, &districts)
             .map_err(|problems| AppError::Rules(DeskError::Invalid { problems }))?;

@@ -191,13 +191,12 @@ impl Mapper {
                 own.readings.push(reading);
                 continue;
             };
-            match channels.iter_mut().find(|(known, _readings)| *known == channel) {
-                Some((_known, readings)) => readings.readings.push(reading),
-                None => {
-                    let device = DeviceId::from_foreign(&format!("{}:{channel}", own.device));
-                    let (kind, domain, vocabulary) = (own.kind.clone(), own.domain, Vocabulary::Catalogue);
-                    channels.push((channel, Readings { device, kind, domain, vocabulary, readings: vec![reading] }));
-                }
+            if let Some((_known, readings)) = channels.iter_mut().find(|(known, _readings)| *known == channel) {
+                readings.readings.push(reading);
+            } else {
+                let device = DeviceId::from_foreign(&format!("{}:{channel}", own.device));
+                let (kind, domain, vocabulary) = (own.kind.clone(), own.domain, Vocabulary::Catalogue);
+                channels.push((channel, Readings { device, kind, domain, vocabulary, readings: vec![reading] }));
             }
         }
         std::iter::once(own).chain(channels.into_iter().map(|(_channel, readings)| readings)).collect()

@@ -247,8 +247,8 @@ fn understand(vectors: &str, models: &Models) -> Understanding {
             let mut unmapped = Vec::new();
             mapper.map(&message.source, Decoder::Ttn, device.clone(), &mut unmapped);
             // Again, each field at a time of its own, to see what it became.
-            let times = (1..).map(Timestamp::from_micros_clamped);
-            let timed = device.readings.iter().zip(times).map(|(reading, time)| Reading { time, ..reading.clone() }).collect::<Vec<_>>();
+            let instants = (1..).map(Timestamp::from_micros_clamped);
+            let timed = device.readings.iter().zip(instants).map(|(reading, time)| Reading { time, ..reading.clone() }).collect::<Vec<_>>();
             let device = Readings { readings: timed.clone(), ..device };
             let became = mapper.map(&message.source, Decoder::Ttn, device, &mut Vec::new());
             let became = || became.iter().flat_map(|device| &device.readings);
