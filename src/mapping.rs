@@ -1,11 +1,12 @@
 //! From the sender's words to those of the catalogue: which field is which property, in which unit. Pure.
 //!
-//! Fields are looked up in the city's own [`Document`]s first, then in the built-in [`Dictionary`] of names that vendors and
-//! data models use. A field whose unit is ambiguous is not guessed; what no rule knows is [`Unmapped`], and costs nothing of
-//! the fields beside it. What a lookup gave is remembered, so that a known field costs one look.
+//! Fields are looked up in the city's own [`Document`]s first, then in the built-in ones, then in the built-in [`Dictionary`] of names
+//! that vendors and data models use. A field whose unit is ambiguous is not guessed; what no rule knows is [`Unmapped`], and costs nothing
+//! of the fields beside it. What a lookup gave is remembered, so that a known field costs one look; conditions on other fields are held
+//! against each message. Of several probes of one device each is a channel, a device of its own name: `<device>:<channel>`.
 //!
-//! Not here: whether a unit fits its property, and conversion; that is the work of [`crate::normalise`], except for gases,
-//! whose mixing ratio becomes a concentration by their molar mass.
+//! Not here: whether a unit fits its property, and conversion; that is the work of [`crate::normalise`], which a document's units are held
+//! against when it is read. Except for gases, whose mixing ratio becomes a concentration by their molar mass.
 
 mod condition;
 mod dictionary;

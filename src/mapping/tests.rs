@@ -400,8 +400,8 @@ fn names_of_many_vendors_are_understood_and_what_they_leave_open_is_not() {
         ("DOOR_OPEN_STATUS|WATER_LEAK_STATUS|tamper_status", "door=1 1, leak=1 1, tamper=1 1"),
         ("SI7021.Temperature|BME280.Humidity|rainfall_mm", "temperature=1 Cel, humidity=1 %, rain=1 mm"),
         (
-            "tempf|winddir|windspeedmph|windgustmph|uv",
-            "temperature=1 [degF], wind_direction=1 deg, wind_speed=1 [mi_i]/h, wind_gust=1 [mi_i]/h, uv_index=1 1",
+            "tempf|winddir|windspeedmph|windgustmph",
+            "temperature=1 [degF], wind_direction=1 deg, wind_speed=1 [mi_i]/h, wind_gust=1 [mi_i]/h",
         ),
         ("pm_1_0|pm_2_5|pm_10|pm4_0", "pm1=1 ug/m3, pm2_5=1 ug/m3, pm10=1 ug/m3, pm4=1 ug/m3"),
         ("pm25_ch1|soilmoisture1|humidity2", "pm2_5:1=1 ug/m3, humidity:2=1 %, soilmoisture1?"),
@@ -411,7 +411,7 @@ fn names_of_many_vendors_are_understood_and_what_they_leave_open_is_not() {
             "temp_min|feels_like|temperature_2m|rain_1h|cpu.temperature",
             "temp_min?, feels_like?, temperature_2m?, rain_1h?, cpu.temperature?",
         ),
-        ("battery|pressure|no2|voc|power|wind_speed", "battery?, pressure?, no2?, voc?, power?, wind_speed?"),
+        ("battery|pressure|no2|voc|power|wind_speed|uv", "battery?, pressure?, no2?, voc?, power?, wind_speed?, uv?"),
         ("P1|V1|t1|light|count|speed|temperature_a", "P1?, V1?, t1?, light?, count?, speed?, temperature_a?"),
     ] {
         let fields: Vec<_> = names.split('|').map(|name| (name, number(1.0), None)).collect();
