@@ -55,6 +55,39 @@ fn vendors_words_are_understood_and_what_is_not_is_mapped_without_a_restart() {
 }
 
 #[test]
+fn probes_of_a_device_are_where_it_is_and_a_mapping_counts_at_once() {
+    let broker = Broker::start();
+    let mappings = tempfile::tempdir().unwrap();
+    let subscription = json!({ "topic": "v3/#", "decoder": "ttn" });
+    let setup = Setup::of(&broker)
+        .source("subscriptions", toml::Value::try_from([subscription]).unwrap())
+        .set("city.mappings", mappings.path().to_str().unwrap());
+    let conca = setup.start();
+    let device = "id,kind,domain,longitude,latitude\r\n70b3d5,soil-profile,environment,13.361,38.116\r\n";
+    assert_eq!(conca.send("POST", "/v1/devices/import", "text/csv", device).0, 200);
+    let mapping = json!({ "id": "profile", "applies": { "device": "70B3D5" }, "fields": [
+        { "path": "w_*", "when": [{ "field": "probe", "equals": "soil" }], "property": "soil_moisture", "unit": "%", "channel": "*" },
+        { "path": "probe" },
+        { "path": "lid", "property": "tamper", "words": { "aperto": "tampered", "chiuso": "ok" } }] });
+    std::fs::write(mappings.path().join("profile.json"), mapping.to_string()).unwrap();
+    let (code, documents) = conca.post_json("/v1/mappings/reload", &json!({}));
+    assert_eq!((code, &documents["items"][0]["rules"]), (200, &json!(3)), "{documents}");
+    let uplink = r#"{"end_device_ids":{"dev_eui":"70B3D5"},"uplink_message":{"f_port":2,"received_at":"2026-03-01T08:00:00Z",
+        "decoded_payload":{"soil_temperature_at_depth_2":11.5,"w_30cm":21.25,"probe":"Soil","lid":"Aperto"}}}"#;
+    Publisher::connect(broker.address()).send(&[Outgoing::new("v3/app@ttn/devices/d/up", uplink)]);
+    assert_eq!(setup.looks().ledger_of(1).stored, 3);
+    for (device, property, value) in
+        [("70b3d5:2", "soil_temperature", 11.5), ("70b3d5:30cm", "soil_moisture", 21.25), ("70b3d5", "tamper", 1.0)]
+    {
+        let (_code, answer) =
+            conca.get_json(&format!("/v1/observations?device={device}&from=2026-03-01T08:00:00Z&to=2026-03-01T08:01:00Z"));
+        let row = &answer["observations"][0];
+        assert_eq!((&row["property"], &row["value"], &row["district"]), (&json!(property), &json!(value), &json!("pa-c1")), "{answer}");
+    }
+    conca.stop();
+}
+
+#[test]
 fn lines_are_written_as_to_influxdb_and_only_by_whom_may() {
     let token = |name: &str, role: &str| json!({ "name": name, "role": role, "sha256": conca::config::TokenHash::of(name).to_string() });
     let setup = Setup::new().set("api.tokens", toml::Value::try_from([token("writer", "write"), token("reader", "read")]).unwrap());
