@@ -86,7 +86,11 @@ struct Item<'a> {
 
 impl<'a> Item<'a> {
     fn of(object: &'a Map<String, Json>) -> Option<Self> {
-        const NAME: [&str; 12] = [
+        const NAME: [&str; 16] = [
+            "obis",
+            "OBIS",
+            "obis_code",
+            "OBIS_ID",
             "parameter",
             "measurand",
             "property",

@@ -19,8 +19,8 @@ const CHANNEL_MAX: u32 = 16;
 /// Words before the number of a channel.
 const MARKS: [&str; 11] = ["at", "ch", "chan", "channel", "depth", "input", "port", "probe", "sensor", "slot", "zone"];
 
-/// What is measured by the phase, `l1` to `l3`.
-const PHASED: [&str; 4] = ["current", "energy_active", "power_active", "voltage"];
+/// What is a channel by the phase, `l1` to `l3`. Not power and energy: phases and their total would be summed up over devices.
+const PHASED: [&str; 2] = ["current", "voltage"];
 
 /// How sure it is what a field without a unit is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -199,7 +199,9 @@ impl Dictionary {
         }
         let Some((name, around)) = levels.split_last() else { return Found::Nothing };
         let name = words(name);
-        if self.ignored.contains(&name.concat()) {
+        // Of a list, what it is a list of.
+        let called = levels.iter().rfind(|level| !is_number(level)).map(|level| words(level).concat());
+        if called.is_some_and(|called| self.ignored.contains(&called)) {
             return Found::Ignored;
         }
         let is_telling =
@@ -449,6 +451,7 @@ mod tests {
             ("wifi.0.rssi", "Nothing"),
             ("rssi", "rssi"),
             ("soil.device_id", "Ignored"),
+            ("debugCodes.1", "Ignored"),
             ("pm1_0", "pm1"),
             ("pm1_0_mass_concentration", "pm1"),
             ("pm10_mass_concentration", "pm10"),
@@ -473,6 +476,7 @@ mod tests {
             ("Temp2", "temperature 2"),
             ("voltage_l2", "voltage l2"),
             ("noise_l1", "Nothing"),
+            ("active_power_l1", "Nothing"),
             ("dendrometer_b_position", "displacement b"),
             ("co3", "Nothing"),
             ("temperature_2m", "Nothing"),
