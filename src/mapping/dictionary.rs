@@ -40,6 +40,8 @@ pub struct Dictionary {
     /// By name without case and separators.
     properties: HashMap<String, usize>,
     entries: Vec<Entry>,
+    /// The words of each name, with its entry.
+    names: Vec<(Vec<String>, usize)>,
     ignored: HashSet<String>,
     /// What is measured in water, soil or pipes: a temperature beside it is not that of the air.
     immersed: HashSet<String>,
@@ -123,12 +125,11 @@ impl Dictionary {
     /// The one of `schemas/mappings/dictionary.json`.
     pub fn built_in() -> Self {
         let file: File = serde_json::from_str(BUILT_IN).expect("the dictionary that is built in is tested");
-        let mut properties = HashMap::new();
-        for (index, entry) in file.properties.iter().enumerate() {
-            properties.extend(entry.names.iter().map(|name| (words(name).concat(), index)));
-        }
+        let entries = file.properties.iter().enumerate();
+        let names: Vec<_> = entries.flat_map(|(index, entry)| entry.names.iter().map(move |name| (words(name), index))).collect();
         Self {
-            properties,
+            properties: names.iter().map(|(name, index)| (name.concat(), *index)).collect(),
+            names,
             entries: file.properties,
             ignored: file.ignored.iter().map(|name| words(name).concat()).collect(),
             immersed: file.immersed.iter().map(|name| words(name).concat()).collect(),
@@ -239,15 +240,15 @@ impl Dictionary {
             return Some(property);
         }
         let of_field: Vec<String> = path.split('.').filter(|level| !["value", "val"].contains(level)).flat_map(words).collect();
-        let share = |name: &String| {
-            let of_name = words(name);
-            let shared = of_name.iter().filter(|word| of_field.contains(word)).count();
-            (shared, of_field.len() + of_name.len() - shared)
+        let share = |name: &[String]| {
+            let shared = name.iter().filter(|word| of_field.contains(word)).count();
+            (shared, of_field.len() + name.len() - shared)
         };
-        let named = self.entries.iter().flat_map(|entry| entry.names.iter().map(move |name| (share(name), entry)));
         // The largest share; of equal ones the first.
-        let best = named.reduce(|best, next| if next.0.0 * best.0.1 > best.0.0 * next.0.1 { next } else { best });
-        best.filter(|((shared, all), _entry)| shared * 2 >= *all && *shared > 0).map(|(_share, entry)| entry.property.as_str())
+        let shares = self.names.iter().map(|(name, index)| (share(name), *index));
+        let best = shares.reduce(|best, next| if next.0.0 * best.0.1 > best.0.0 * next.0.1 { next } else { best });
+        let (_share, index) = best.filter(|((shared, all), _index)| *shared > 0 && shared * 2 >= *all)?;
+        self.entries.get(index).map(|entry| entry.property.as_str())
     }
 
     /// Looks a name up as it is, then without the unit that ends it.
