@@ -34,3 +34,4 @@ mod s3;
 mod schemas;
 mod sending;
 mod support;
+mod units;
