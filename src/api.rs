@@ -45,6 +45,7 @@ mod guard;
 mod health;
 mod latest;
 mod ledger;
+mod mappings;
 mod metrics;
 mod observations;
 mod params;
@@ -78,7 +79,7 @@ use crate::alert::Desk;
 use crate::config::Config;
 use crate::ingest::{Depth, Door, Listening, SourceStatus};
 use crate::intake::Gate;
-use crate::mapping::Mapper;
+use crate::mapping::Mappings;
 use crate::metrics::Metrics;
 use crate::model::{Catalogue, Clock, Districts, Timestamp};
 use crate::query::tariff::Tariff;
@@ -137,7 +138,7 @@ pub struct Context {
     /// The way in for messages that do not come from a broker.
     pub door: Door,
     /// Which field is which property.
-    pub mapper: Arc<Mapper>,
+    pub mappings: Arc<Mappings>,
     /// What Prometheus reads.
     pub metrics: Arc<Metrics>,
     /// When the program started.
@@ -221,6 +222,7 @@ fn routes() -> OpenApiRouter<Shared> {
         .merge(quarantine::routes())
         .merge(repair::routes())
         .merge(unmapped::routes())
+        .merge(mappings::routes())
         .merge(health::routes())
         .merge(metrics::routes())
         .merge(description::routes())

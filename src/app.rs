@@ -27,10 +27,10 @@ use crate::config::{self, Config, StoreName};
 use crate::decode;
 use crate::ingest::{self, IngestError, Listening, SourceStatus};
 use crate::intake::{self, Gate, GateLimits, Repeats};
-use crate::mapping::{Dictionary, DocumentError, Mapper};
+use crate::mapping::{DocumentError, Mappings};
 use crate::metrics::Metrics;
 use crate::model::{Catalogue, CatalogueError, Clock, Districts, DistrictsError, DurationText, SourceName, Timestamp};
-use crate::normalise::{Normaliser, TimeBounds};
+use crate::normalise::{Normaliser, TimeBounds, unit_problem};
 use crate::quality::{self, Check, Checks, Neighbourhood};
 use crate::query::tariff::{Tariff, TariffError};
 use crate::rollup::Tier;
@@ -157,7 +157,7 @@ fn read(path: &Path) -> Result<String, AppError> {
 /// Checks what the configuration's files hold, without starting anything.
 pub fn check_files(config: &Config) -> Result<(), AppError> {
     let City { catalogue, districts, .. } = City::load(&config.city)?;
-    mappings::load(config.city.mappings.as_deref(), &catalogue)?;
+    Mappings::open(config.city.mappings.clone(), Arc::clone(&catalogue), unit_problem)?;
     if let Some(path) = &config.alerts.rules {
         crate::alert::Rules::parse(&read(path)?, &catalogue, &districts)
             .map_err(|problems| AppError::Rules(DeskError::Invalid { problems }))?;
@@ -229,8 +229,7 @@ impl Service {
             disk_reserve_bytes: config.intake.disk_reserve_mib << 20,
             log_bytes_max: config.intake.log_mib_max << 20,
         }));
-        let documents = mappings::load(config.city.mappings.as_deref(), &catalogue)?;
-        let mapper = Arc::new(Mapper::new(Dictionary::built_in(), documents));
+        let mappings = Arc::new(Mappings::open(config.city.mappings.clone(), Arc::clone(&catalogue), unit_problem)?);
         let (inlet, messages) = ingest::queue(config.ingest.queue_messages, config.ingest.queue_mib << 20);
         let statuses: Vec<Arc<SourceStatus>> = config.ingest.sources.iter().map(|source| SourceStatus::new(source.name.clone())).collect();
         let listening = Arc::new(Listening::new(statuses.clone(), inlet.depth()));
@@ -295,7 +294,7 @@ impl Service {
             sources: statuses.clone(),
             waiting: inlet.depth(),
             door: inlet.door(),
-            mapper: Arc::clone(&mapper),
+            mappings: Arc::clone(&mappings),
             metrics: Arc::clone(&metrics),
             started: clock.now(),
             stop: service.stop_interface.clone(),
@@ -332,13 +331,12 @@ impl Service {
             ("the judge of silence", Ok(()))
         });
 
-        if let Some(folder) = config.city.mappings.clone() {
-            let (catalogue, mapper, stop) = (Arc::clone(&catalogue), Arc::clone(&mapper), service.stop_background.clone());
-            service.background.spawn(async move {
-                mappings::watch(folder, catalogue, mapper, stop).await;
-                ("the watch over mappings", Ok(()))
-            });
-        }
+        let mapper = Arc::clone(mappings.mapper());
+        let (kept, stop) = (Arc::clone(&database), service.stop_background.clone());
+        service.background.spawn(async move {
+            mappings::watch(mappings, kept, stop).await;
+            ("the watch over mappings", Ok(()))
+        });
         let neighbourhood = Arc::new(Neighbourhood::default());
         if config.quality.enabled.contains(&Check::Neighbours) {
             let look = (Arc::clone(&neighbourhood), Arc::clone(database.live()), Arc::clone(&catalogue), Arc::clone(&clock));

@@ -69,6 +69,11 @@ pub enum Decoder {
 }
 
 impl Decoder {
+    /// The family of that word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::deserialize(serde::de::value::StrDeserializer::<serde::de::value::Error>::new(word)).ok()
+    }
+
     /// The word in the configuration.
     pub fn as_str(self) -> &'static str {
         match self {

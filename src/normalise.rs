@@ -47,6 +47,11 @@ struct Located {
 /// A canonical value and what was sent where that differs; or what is wrong.
 type ValueResult = Result<(f64, Option<Box<Original>>), (Reason, String)>;
 
+/// Why a unit, a UCUM code, cannot become another one; none where it can.
+pub fn unit_problem(unit: &str, canonical: &str) -> Option<String> {
+    unit::conversion(unit, canonical).err().map(|error| error.to_string())
+}
+
 impl Normaliser {
     /// Knows these properties and districts.
     pub fn new(catalogue: Arc<Catalogue>, districts: Arc<Districts>) -> Self {
@@ -64,7 +69,7 @@ impl Normaliser {
     ) -> Normalised {
         let mut normalised = Normalised::default();
         for Readings { device, kind, domain, readings, .. } in devices {
-            let registered = registry.find(device.as_str()).map(Arc::as_ref);
+            let registered = registry.find_with_channels(device.as_str()).map(Arc::as_ref);
             let observations = self.observations(readings, received, bounds, registered, &mut normalised.faults);
             if let Some(first) = observations.first() {
                 let domain = domain.unwrap_or_else(|| self.catalogue.get(first.property).domain);

@@ -16,10 +16,10 @@ use crate::config::Config;
 use crate::decode::{self, Form, Limits, Memory};
 use crate::ingest::{self, Inlet, Listening};
 use crate::intake::{self, Entry, Gate, GateLimits, Repeats};
-use crate::mapping::{Dictionary, Mapper};
+use crate::mapping::Mappings;
 use crate::metrics::Metrics;
 use crate::model::{Catalogue, Clock, Districts, ManualClock, Message, Service, SourceName, Timestamp};
-use crate::normalise::{Normaliser, TimeBounds};
+use crate::normalise::{Normaliser, TimeBounds, unit_problem};
 use crate::quality::Checks;
 use crate::sql::{Engine, Sources, Spill};
 use crate::state::{Database, Reader};
@@ -29,6 +29,7 @@ mod alerts;
 mod connections;
 mod frame;
 mod history;
+mod mappings;
 mod messages;
 mod registry;
 mod sql;
@@ -148,7 +149,7 @@ impl Town {
             sources: Vec::new(),
             waiting: inlet.depth(),
             door: inlet.door(),
-            mapper: Arc::new(Mapper::new(Dictionary::built_in(), Vec::new())),
+            mappings: Arc::new(Mappings::open(config.city.mappings.clone(), Arc::clone(&catalogue), unit_problem).unwrap()),
             metrics,
             started: Self::at(0),
             stop: CancellationToken::new(),

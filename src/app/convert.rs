@@ -104,7 +104,7 @@ impl Converter {
             }
         }
         let mut unmapped = Vec::new();
-        let devices = devices.into_iter().map(|readings| self.mapper.map(&message.source, form.decoder, readings, &mut unmapped));
+        let devices = devices.into_iter().flat_map(|readings| self.mapper.map(&message.source, form.decoder, readings, &mut unmapped));
         let devices: Vec<Readings<'_>> = devices.collect();
         let mut normalised = self.normaliser.normalise(devices, message.received, bounds, registry);
         faults.append(&mut normalised.faults);

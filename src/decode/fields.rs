@@ -35,8 +35,8 @@ impl Fields {
         Ok(())
     }
 
-    /// Adds everything below a value. `{"value": …, "unit": …}` is one field with its unit; null is no value. The depth is
-    /// bounded by the JSON reader's own.
+    /// Adds everything below a value. `{"value": …, "unit": …}` is one field with its unit, and `{"name": …, "value": …}` in a list one of
+    /// that name; null is no value. The depth is bounded by the JSON reader's own.
     pub(super) fn collect(&mut self, path: &str, value: &Json) -> Result<(), Fault> {
         match value {
             Json::Null => Ok(()),
@@ -47,9 +47,10 @@ impl Fields {
                 }
                 self.collect_object(path, object, |_key| false)
             }
-            Json::Array(items) => {
-                items.iter().enumerate().try_for_each(|(index, item)| self.collect(&below(path, &index.to_string()), item))
-            }
+            Json::Array(items) => items.iter().enumerate().try_for_each(|(index, item)| match item.as_object().and_then(Item::of) {
+                Some(item) => self.collect_item(path, &item),
+                None => self.collect(&below(path, &index.to_string()), item),
+            }),
             other => scalar(other).map_or(Ok(()), |value| self.push(path, value, None)),
         }
     }
@@ -60,8 +61,58 @@ impl Fields {
         fields.into_iter().try_for_each(|(key, value)| self.collect(&below(path, key), value))
     }
 
+    fn collect_item(&mut self, path: &str, item: &Item<'_>) -> Result<(), Fault> {
+        let path = below(path, item.name);
+        if let Some(value) = scalar(item.value) {
+            self.push(&path, value, item.unit)?;
+        }
+        self.collect_object(&path, item.object, |key| item.keys.contains(&Some(key)))
+    }
+
     pub(super) fn into_readings(self) -> Vec<Reading<'static>> {
         self.readings
+    }
+}
+
+/// An item of a list that tells its own name.
+struct Item<'a> {
+    object: &'a Map<String, Json>,
+    name: &'a str,
+    value: &'a Json,
+    unit: Option<&'a str>,
+    /// Where they stand.
+    keys: [Option<&'static str>; 3],
+}
+
+impl<'a> Item<'a> {
+    fn of(object: &'a Map<String, Json>) -> Option<Self> {
+        const NAME: [&str; 16] = [
+            "obis",
+            "OBIS",
+            "obis_code",
+            "OBIS_ID",
+            "parameter",
+            "measurand",
+            "property",
+            "observedProperty",
+            "quantity",
+            "variable",
+            "metric",
+            "measurement",
+            "field",
+            "name",
+            "key",
+            "type",
+        ];
+        const VALUE: [&str; 3] = ["value", "val", "v"];
+        const UNIT: [&str; 3] = ["unit", "units", "uom"];
+        let text = |keys: &[&'static str]| keys.iter().find_map(|key| Some((*key, object.get(*key)?.as_str()?)));
+        // The attributes of NGSI-LD say so what they are.
+        let (name_key, name) = text(&NAME).filter(|(_key, name)| !name.is_empty() && name.len() <= WORD_LEN_MAX && *name != "Property")?;
+        let (value_key, value) =
+            VALUE.iter().find_map(|key| Some((*key, object.get(*key).filter(|value| !value.is_array() && !value.is_object())?)))?;
+        let (unit_key, unit) = text(&UNIT).unzip();
+        Some(Self { object, name, value, unit, keys: [Some(name_key), Some(value_key), unit_key] })
     }
 }
 

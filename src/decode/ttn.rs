@@ -116,6 +116,19 @@ mod tests {
     }
 
     #[test]
+    fn items_of_a_list_are_called_as_they_say() {
+        check(
+            &form(),
+            "t",
+            r#"{"end_device_ids":{"device_id":"d"},"uplink_message":{"received_at":"2026-03-01T08:00:00Z","decoded_payload":{"sensors":[
+                {"name":"air temperature","value":21.5,"units":"°C","quality":1},{"type":"humidity","val":"48"},{"value":3,"id":7},
+                {"obis":"1-0:1.8.0*255","value":2,"unit":"kWh"},{"name":"door","value":null},{"name":"a","value":[1]}]}}}"#,
+            "d lorawan \nsensors.air temperature=21.5 °C\nsensors.air temperature.quality=1\nsensors.humidity=48\nsensors.2.id=7\n\
+             sensors.2.value=3\nsensors.1-0:1_8_0*255=2 kWh\nsensors.5.name=\"a\"\nsensors.5.value.0=1",
+        );
+    }
+
+    #[test]
     fn other_events_are_understood_and_undecoded_bytes_refused() {
         let ids = r#""end_device_ids":{"device_id":"d"}"#;
         check(&form(), "t", &format!(r#"{{{ids},"join_accept":{{}}}}"#), "d lorawan \nconnection=\"online\"");

@@ -13,6 +13,15 @@ const BUILT_IN: &str = include_str!("../../schemas/mappings/dictionary.json");
 /// factors of European reporting come from 22.41 L/mol at 273 K and whole molar masses: so do these, that values agree.
 const MOLES_PER_M3: f64 = 1_000.0 / (22.41 * 293.0 / 273.0);
 
+/// Channels with a larger number are hardly any: `rain_24`.
+const CHANNEL_MAX: u32 = 16;
+
+/// Words before the number of a channel.
+const MARKS: [&str; 11] = ["at", "ch", "chan", "channel", "depth", "input", "port", "probe", "sensor", "slot", "zone"];
+
+/// What is a channel by the phase, `l1` to `l3`. Not power and energy: phases and their total would be summed up over devices.
+const PHASED: [&str; 2] = ["current", "voltage"];
+
 /// How sure it is what a field without a unit is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -31,9 +40,13 @@ pub struct Dictionary {
     /// By name without case and separators.
     properties: HashMap<String, usize>,
     entries: Vec<Entry>,
+    /// The words of each name, with its entry.
+    names: Vec<(Vec<String>, usize)>,
     ignored: HashSet<String>,
     /// What is measured in water, soil or pipes: a temperature beside it is not that of the air.
     immersed: HashSet<String>,
+    /// What is measured in water: a temperature beside it is the water's.
+    in_water: HashSet<String>,
     /// Levels of paths that say nothing of what is measured.
     containers: HashSet<String>,
     /// UCUM codes by usual spelling.
@@ -58,6 +71,8 @@ struct File {
     ignored: Vec<String>,
     /// Names of what is measured in water, soil or pipes.
     immersed: Vec<String>,
+    /// Names of what is measured in water.
+    in_water: Vec<String>,
     /// Names of levels that say nothing of what is measured: `data.temperature`. Others do: `soil.temperature`.
     containers: Vec<String>,
 }
@@ -79,7 +94,7 @@ struct Entry {
 }
 
 /// What the dictionary says of a field.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Found<'a> {
     /// It is this property, in this unit where the sender names none.
     Property {
@@ -87,30 +102,38 @@ pub(super) enum Found<'a> {
         unit: Option<&'a str>,
         /// Units by which it is known to be this property; none: any.
         only: &'a [String],
-        /// It is one of several channels by its name.
-        is_channel: bool,
+        /// It is one of several by its name.
+        channel: Option<Channel>,
     },
     /// It is no measurement.
     Ignored,
-    /// A further channel of a property: which of them speaks for the device is not known.
-    Channel,
+    /// One of so many of a property that they are hardly channels.
+    Far,
     /// It is not in the dictionary.
     Nothing,
+}
+
+/// Which of several fields of a property one is, by its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Channel {
+    pub(super) name: String,
+    /// It may be the device's only one: `temperature_1`, which some send who never send a second.
+    pub(super) may_be_only: bool,
 }
 
 impl Dictionary {
     /// The one of `schemas/mappings/dictionary.json`.
     pub fn built_in() -> Self {
         let file: File = serde_json::from_str(BUILT_IN).expect("the dictionary that is built in is tested");
-        let mut properties = HashMap::new();
-        for (index, entry) in file.properties.iter().enumerate() {
-            properties.extend(entry.names.iter().map(|name| (words(name).concat(), index)));
-        }
+        let entries = file.properties.iter().enumerate();
+        let names: Vec<_> = entries.flat_map(|(index, entry)| entry.names.iter().map(move |name| (words(name), index))).collect();
         Self {
-            properties,
+            properties: names.iter().map(|(name, index)| (name.concat(), *index)).collect(),
+            names,
             entries: file.properties,
             ignored: file.ignored.iter().map(|name| words(name).concat()).collect(),
             immersed: file.immersed.iter().map(|name| words(name).concat()).collect(),
+            in_water: file.in_water.iter().map(|name| words(name).concat()).collect(),
             containers: file.containers.iter().map(|name| name.replace('_', "")).collect(),
             units: file.units,
             suffixes: file.suffixes,
@@ -151,11 +174,16 @@ impl Dictionary {
 
     /// Whether a field tells that its device is in water, soil or a pipe: by its name, or as a pressure that no air has.
     pub(super) fn is_immersed(&self, path: &str, unit: Option<&str>) -> bool {
-        let name = words(path.split('.').rev().find(|level| !["value", "val"].contains(level)).unwrap_or(path)).concat();
+        let name = last_name(path);
         let entry = self.properties.get(&name).and_then(|index| self.entries.get(*index));
         let only = entry.map_or(&[][..], |entry| &entry.only);
         let is_of_air = |unit| only.is_empty() || only.iter().any(|only| *only == self.unit(unit));
         self.immersed.contains(&name) || !unit.is_none_or(is_of_air)
+    }
+
+    /// Whether a field tells that its device is in water.
+    pub(super) fn is_in_water(&self, path: &str) -> bool {
+        self.in_water.contains(&last_name(path))
     }
 
     /// Whether a field's name says that it is about the air around the device.
@@ -172,7 +200,9 @@ impl Dictionary {
         }
         let Some((name, around)) = levels.split_last() else { return Found::Nothing };
         let name = words(name);
-        if self.ignored.contains(&name.concat()) {
+        // Of a list, what it is a list of.
+        let called = levels.iter().rfind(|level| !is_number(level)).map(|level| words(level).concat());
+        if called.is_some_and(|called| self.ignored.contains(&called)) {
             return Found::Ignored;
         }
         let is_telling =
@@ -180,36 +210,94 @@ impl Dictionary {
         let mut words: Vec<String> = around.iter().filter(is_telling).flat_map(|level| words(level)).collect();
         words.extend(name);
         mend_sizes(&mut words);
-        let is_number = |word: &String| word.bytes().all(|byte| byte.is_ascii_digit());
         // A place in a list is no part of a name: the third of `co` is not `co2`.
-        let is_place =
-            levels.last().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit())) && words.last().is_some_and(is_number);
-        if !is_place && let Some(found) = self.named(&words, false) {
+        let is_place = levels.last().is_some_and(|last| is_number(last)) && words.last().is_some_and(|last| is_number(last));
+        if !is_place && let Some(found) = self.named(&words, None) {
             return found;
         }
-        // A channel: `temperature_1`. Which place the second one measures is not in its name.
-        match words.split_last() {
-            Some((channel, words)) if !words.is_empty() && is_number(channel) => match self.named(words, true) {
-                Some(found) if ["0", "1"].contains(&channel.as_str()) => found,
-                Some(_further) => Found::Channel,
-                None => Found::Nothing,
-            },
-            _ => Found::Nothing,
+        let mut is_far = false;
+        for place in (0..words.len()).rev() {
+            let Some((channel, rest)) = channel_at(&words, place) else { continue };
+            let Some(found) = self.named(&rest, Some(channel)) else { continue };
+            match &found {
+                Found::Property { channel: Some(channel), property, .. } => {
+                    if channel.name.parse::<u32>().is_ok_and(|number| number > CHANNEL_MAX) {
+                        is_far = true;
+                    } else if !channel.name.starts_with('l') || PHASED.contains(property) {
+                        return found;
+                    }
+                }
+                _ => return found,
+            }
         }
+        if is_far { Found::Far } else { Found::Nothing }
+    }
+
+    /// The property that a field is by its path, or else the one that has the name which shares most words with it, if it shares half
+    /// of theirs.
+    pub(super) fn closest(&self, path: &str) -> Option<&str> {
+        if let Found::Property { property, .. } = self.find(path) {
+            return Some(property);
+        }
+        let of_field: Vec<String> = path.split('.').filter(|level| !["value", "val"].contains(level)).flat_map(words).collect();
+        let share = |name: &[String]| {
+            let shared = name.iter().filter(|word| of_field.contains(word)).count();
+            (shared, of_field.len() + name.len() - shared)
+        };
+        // The largest share; of equal ones the first.
+        let shares = self.names.iter().map(|(name, index)| (share(name), *index));
+        let best = shares.reduce(|best, next| if next.0.0 * best.0.1 > best.0.0 * next.0.1 { next } else { best });
+        let (_share, index) = best.filter(|((shared, all), _index)| *shared > 0 && shared * 2 >= *all)?;
+        self.entries.get(index).map(|entry| entry.property.as_str())
     }
 
     /// Looks a name up as it is, then without the unit that ends it.
-    fn named(&self, words: &[String], is_channel: bool) -> Option<Found<'_>> {
+    fn named(&self, words: &[String], channel: Option<Channel>) -> Option<Found<'_>> {
         if let Some(entry) = self.entry(words) {
-            return Some(Found::Property { property: &entry.property, unit: entry.unit.as_deref(), only: &entry.only, is_channel });
+            return Some(Found::Property { property: &entry.property, unit: entry.unit.as_deref(), only: &entry.only, channel });
         }
         let (suffix, words) = words.split_last()?;
         let (unit, entry) = (self.suffixes.get(suffix)?, self.entry(words)?);
-        Some(Found::Property { property: &entry.property, unit: Some(unit), only: &entry.only, is_channel })
+        Some(Found::Property { property: &entry.property, unit: Some(unit), only: &entry.only, channel })
     }
 
     fn entry(&self, words: &[String]) -> Option<&Entry> {
         self.properties.get(&words.concat()).and_then(|index| self.entries.get(*index))
+    }
+}
+
+/// The last level of a path that names something, without case and separators.
+fn last_name(path: &str) -> String {
+    words(path.split('.').rev().find(|level| !["value", "val"].contains(level)).unwrap_or(path)).concat()
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// The channel that a word of a name tells, and the name without it: `soil_temperature_at_depth_3`, `ch0_pulse_count`, `temperature_2`,
+/// `temp2`, `voltage_l1`, `dendrometer_a_position`.
+fn channel_at(words: &[String], place: usize) -> Option<(Channel, Vec<String>)> {
+    let word = words.get(place)?;
+    let letters = word.trim_end_matches(|letter: char| letter.is_ascii_digit());
+    let number = word.get(letters.len()..).filter(|number| !number.is_empty());
+    let (before, after) = (words.get(..place)?, words.get(place + 1..)?);
+    let without = |before: &[String], part: &[String]| [before, part, after].concat();
+    let explicit = |name: &str| Channel { name: name.to_owned(), may_be_only: false };
+    match (letters, number) {
+        ("", Some(number)) => {
+            let marks = before.iter().rev().take_while(|word| MARKS.contains(&word.as_str())).count();
+            let channel = Channel { name: number.to_owned(), may_be_only: marks == 0 && after.is_empty() && ["0", "1"].contains(&number) };
+            Some((channel, without(before.get(..before.len() - marks)?, &[])))
+        }
+        ("l", Some("1" | "2" | "3")) => Some((explicit(word), without(before, &[]))),
+        (mark, Some(number)) if MARKS.contains(&mark) => Some((explicit(number), without(before, &[]))),
+        // `pm4` and `no3` are no channels.
+        (name, Some(number)) if name.len() >= 4 && number.len() <= 2 => Some((explicit(number), without(before, &[name.to_owned()]))),
+        (letter @ ("a" | "b" | "c" | "d"), None) if !before.is_empty() && !after.is_empty() => {
+            Some((explicit(letter), without(before, &[])))
+        }
+        _ => None,
     }
 }
 
@@ -235,9 +323,16 @@ fn words(name: &str) -> Vec<String> {
     words
 }
 
-/// `pm1_0` is PM1, and not PM10, which it would be without its separator; `pm2_5` is `pm25`.
+/// `pm1_0` and `pm_1_0` are PM1, and not PM10, which they would be without their separators; `pm2_5` is `pm25`.
 fn mend_sizes(words: &mut Vec<String>) {
-    let is_size = |word: &String| matches!(word.as_bytes(), [b'p', b'm', digit] if digit.is_ascii_digit());
+    let joined = |word: &String, next: &String| ["pm", "pn", "nc"].contains(&word.as_str()) && is_number(next);
+    if let Some(at) = words.iter().zip(words.iter().skip(1)).position(|(word, next)| joined(word, next)) {
+        let size = words.remove(at + 1);
+        if let Some(word) = words.get_mut(at) {
+            word.push_str(&size);
+        }
+    }
+    let is_size = |word: &String| matches!(word.as_bytes(), [b'p', b'm' | b'n', digit] | [b'n', b'c', digit] if digit.is_ascii_digit());
     let Some(at) = words.iter().position(is_size) else { return };
     match words.get(at + 1).map(String::as_str) {
         Some("0") => {
@@ -339,12 +434,16 @@ mod tests {
     fn what_surrounds_a_name_counts() {
         let dictionary = Dictionary::built_in();
         let of = |path: &str| match dictionary.find(path) {
-            Found::Property { property, .. } => property.to_owned(),
+            Found::Property { property, channel: None, .. } => property.to_owned(),
+            Found::Property { property, channel: Some(Channel { name, may_be_only }), .. } => {
+                format!("{property} {name}{}", if may_be_only { "?" } else { "" })
+            }
             other => format!("{other:?}"),
         };
         for (path, expected) in [
             ("data.temperature", "temperature"),
             ("messages.0.temperature.value", "temperature"),
+            ("sensors.Air Temperature", "temperature"),
             ("air.temperature", "temperature"),
             ("wind.speed", "wind_speed"),
             ("soil.temperature", "soil_temperature"),
@@ -353,16 +452,37 @@ mod tests {
             ("wifi.0.rssi", "Nothing"),
             ("rssi", "rssi"),
             ("soil.device_id", "Ignored"),
+            ("debugCodes.1", "Ignored"),
             ("pm1_0", "pm1"),
             ("pm1_0_mass_concentration", "pm1"),
             ("pm10_mass_concentration", "pm10"),
             ("PM2_5", "pm2_5"),
             ("PM1.0", "pm1"),
             ("PM2.5", "pm2_5"),
-            ("co.2", "Channel"),
-            ("temperature.1", "temperature"),
-            ("pm10_1", "pm10"),
-            ("pm10_2", "Channel"),
+            ("pm_1_0", "pm1"),
+            ("PM_10", "pm10"),
+            ("PM_2_5", "pm2_5"),
+            ("pm1_0_number_concentration.value", "pn1"),
+            ("nc_0_5", "pn0_5"),
+            ("co.2", "co 2"),
+            ("temperature.1", "temperature 1?"),
+            ("pm10_1", "pm10 1?"),
+            ("pm10_2", "pm10 2"),
+            ("pm10_17", "Far"),
+            ("soil_temperature_at_depth_0.value", "soil_temperature 0"),
+            ("soil_moisture_at_depth_7.value", "soil_moisture 7"),
+            ("CH1_Soil_Temp", "soil_temperature 1"),
+            ("channel_2.temperature", "temperature 2"),
+            ("temperature_probe_3_c", "temperature 3"),
+            ("Temp2", "temperature 2"),
+            ("voltage_l2", "voltage l2"),
+            ("noise_l1", "Nothing"),
+            ("active_power_l1", "Nothing"),
+            ("dendrometer_b_position", "displacement b"),
+            ("co3", "Nothing"),
+            ("temperature_2m", "Nothing"),
+            ("temperature_pt1000", "Nothing"),
+            ("rain_24", "Far"),
             ("value", "Nothing"),
             ("", "Nothing"),
             ("..", "Nothing"),

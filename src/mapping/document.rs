@@ -1,16 +1,23 @@
-//! A city's own mappings: JSON documents in a folder, each about some sources, decoders or models.
+//! A city's own mappings: JSON documents, each about some sources, decoders or models.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Dictionary;
+use super::condition::Condition;
+use super::{Dictionary, UnitCheck};
 use crate::decode::Decoder;
-use crate::model::Catalogue;
+use crate::model::{Catalogue, Kind, Property};
 
-/// Files of documents about data models and feeds that state what their fields are. A city's own go before them.
-const BUILT_IN: [&str; 2] =
-    [include_str!("../../schemas/mappings/smart-data-models.json"), include_str!("../../schemas/mappings/feeds.json")];
+/// Files of documents about data models, feeds and devices that state what their fields are. A city's own go before them.
+const BUILT_IN: [&str; 3] = [
+    include_str!("../../schemas/mappings/smart-data-models.json"),
+    include_str!("../../schemas/mappings/feeds.json"),
+    include_str!("../../schemas/mappings/devices.json"),
+];
+
+/// Longest channel in bytes.
+const CHANNEL_LEN_MAX: usize = 64;
 
 /// How the fields of some devices are to be understood.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, schemars::JsonSchema)]
@@ -30,11 +37,20 @@ pub struct Document {
 #[serde(deny_unknown_fields, default)]
 pub struct Applies {
     /// The source's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
     /// The payload family.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub decoder: Option<Decoder>,
     /// The device's model, profile or entity type; its kind, where messages tell none.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// The device's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// What sort of device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
 }
 
 /// What a field is.
@@ -43,40 +59,60 @@ pub struct Applies {
 pub struct FieldRule {
     /// The field's path, levels joined by `.`; `*` stands for anything. Case does not matter.
     pub path: String,
+    /// The rule counts where all of these hold; else the next one is looked at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub when: Vec<Condition>,
     /// The property's id in the catalogue. Left out: the field is ignored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub property: Option<String>,
+    /// Which of several it is: the observation is that of the device `<device>:<channel>`, which is where the device is unless it is
+    /// registered itself. `*` stands for what the path's first `*` stands for. Left out: the device itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[A-Za-z0-9_.*-]{1,64}$"))]
+    pub channel: Option<String>,
     /// Its unit, whatever the sender says: a UCUM code or a usual spelling. Left out: what the sender says, else the usual one, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<String>,
     /// Its unit where the sender names none, a UCUM code or a usual spelling. Where the sender names one, its number is taken as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assumed_unit: Option<String>,
     /// The number is multiplied by this…
-    #[serde(default = "one")]
+    #[serde(default = "one", skip_serializing_if = "is_one")]
     pub scale: f64,
     /// …then this is added.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub offset: f64,
     /// Numbers that stand for "not measured": -200, 65535.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<f64>,
+    /// What the sender's words mean, and numbers that are codes: `{"open": 1, "closed": 0}`. A number is in the unit of the rule, as it
+    /// is; a state's word is one of the catalogue. Case does not matter. Other words stay as they are.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub words: BTreeMap<String, Meaning>,
+}
+
+/// What a word means.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, schemars::JsonSchema)]
+#[serde(untagged)]
+pub enum Meaning {
+    /// A number, or a state's code.
+    Number(f64),
+    /// A state's word.
+    State(String),
 }
 
 fn one() -> f64 {
     1.0
 }
 
-/// The documents cannot be used; none of them is.
-#[derive(Debug, thiserror::Error)]
-pub enum DocumentError {
-    /// The folder or a file in it.
-    #[error("cannot read {}", path.display())]
-    Unreadable {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    /// Everything that is wrong with them: file and problem.
-    #[error("{}", problems.join("\n"))]
-    Invalid { problems: Vec<String> },
+#[expect(clippy::trivially_copy_pass_by_ref, clippy::float_cmp, reason = "as it is asked; what was left out is exactly this")]
+fn is_one(number: &f64) -> bool {
+    *number == 1.0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as it is asked")]
+fn is_zero(number: &f64) -> bool {
+    *number == 0.0
 }
 
 impl Document {
@@ -91,51 +127,24 @@ impl Document {
         schemars::schema_for!(Self).to_value()
     }
 
-    /// Reads every `.json` of a folder, in the order of their names, and holds them against the catalogue.
-    pub fn load(folder: &Path, catalogue: &Catalogue, dictionary: &Dictionary) -> Result<Vec<Self>, DocumentError> {
-        let unreadable = |path: &Path| {
-            let path = path.to_owned();
-            move |source| DocumentError::Unreadable { path, source }
-        };
-        let entries = std::fs::read_dir(folder).map_err(unreadable(folder))?;
-        let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>, _>>().map_err(unreadable(folder))?;
-        paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
-        paths.sort();
-        let (mut documents, mut problems) = (Vec::new(), Vec::new());
-        for path in paths {
-            let text = std::fs::read_to_string(&path).map_err(unreadable(&path))?;
-            match serde_json::from_str::<Self>(&text) {
-                Ok(document) => {
-                    problems.extend(document.problems(catalogue, dictionary).map(|problem| format!("{}: {problem}", path.display())));
-                    documents.push(document);
-                }
-                Err(error) => problems.push(format!("{}: {error}", path.display())),
+    /// What is wrong with it, each with a JSON pointer to the rule.
+    pub fn problems(&self, catalogue: &Catalogue, dictionary: &Dictionary, fits: UnitCheck) -> Vec<String> {
+        let mut problems = Vec::new();
+        for (index, field) in self.fields.iter().enumerate() {
+            let found = field.property.as_deref().and_then(|property| catalogue.find(property));
+            if let Some(property) = field.property.as_ref().filter(|_property| found.is_none()) {
+                problems.push(format!("/fields/{index}/property: {property:?} is not in the catalogue"));
             }
+            let property = found.map(|found| &**catalogue.get(found));
+            let of_field = field.problems(property, dictionary, fits);
+            problems.extend(of_field.into_iter().map(|(key, problem)| format!("/fields/{index}/{key}: {problem}")));
         }
-        if problems.is_empty() { Ok(documents) } else { Err(DocumentError::Invalid { problems }) }
+        problems
     }
-
-    fn problems<'a>(&'a self, catalogue: &'a Catalogue, dictionary: &'a Dictionary) -> impl Iterator<Item = String> + 'a {
-        self.fields.iter().enumerate().flat_map(move |(index, field)| {
-            let property = field.property.as_ref().filter(|property| catalogue.find(property).is_none());
-            let unknown = property.map(|property| format!("/fields/{index}/property: {property:?} is not in the catalogue"));
-            let numbers = [field.scale, field.offset].iter().chain(&field.missing).all(|number| number.is_finite()) && field.scale != 0.0;
-            let number = (!numbers).then(|| format!("/fields/{index}: numbers are finite, and no scale is zero"));
-            let unit = [("unit", &field.unit), ("assumed_unit", &field.assumed_unit)].into_iter().find_map(|(key, unit)| {
-                let unit = unit.as_deref().filter(|unit| !is_ucum(&dictionary.unit(unit)))?;
-                Some(format!("/fields/{index}/{key}: {unit:?} is neither a UCUM code nor a usual spelling"))
-            });
-            [unknown, number, unit].into_iter().flatten()
-        })
-    }
-}
-
-/// Whether a text has the form of a UCUM code; whether it is one, its first use tells.
-fn is_ucum(unit: &str) -> bool {
-    !unit.is_empty() && unit.len() <= 40 && unit.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 impl Applies {
+    /// Whether it fits by what is the same for many messages.
     pub(super) fn fits(&self, source: &str, decoder: Decoder, model: &str) -> bool {
         self.source.as_deref().is_none_or(|pattern| matches(pattern, source))
             && self.decoder.is_none_or(|wanted| wanted == decoder)
@@ -144,14 +153,84 @@ impl Applies {
 }
 
 impl FieldRule {
+    /// One that ignores the fields of a path.
+    pub(super) fn ignoring(path: &str) -> Self {
+        Self {
+            path: path.to_owned(),
+            when: Vec::new(),
+            property: None,
+            channel: None,
+            unit: None,
+            assumed_unit: None,
+            scale: one(),
+            offset: 0.0,
+            missing: Vec::new(),
+            words: BTreeMap::new(),
+        }
+    }
+
     pub(super) fn fits(&self, field: &str) -> bool {
         matches(&self.path, field)
+    }
+
+    /// The name of the channel that a field of the path is.
+    pub(super) fn channel_of(&self, field: &str) -> Option<String> {
+        let channel = self.channel.as_deref()?;
+        if !channel.contains('*') {
+            return Some(channel.to_owned());
+        }
+        let (before, after) = self.path.split_once('*')?;
+        let rest = field.get(before.len()..)?;
+        let mut ends = (0..=rest.len()).filter(|end| rest.is_char_boundary(*end));
+        let stands = ends.find_map(|end| rest.split_at_checked(end).filter(|(_stands, rest)| matches(after, rest)))?.0;
+        Some(channel.replace('*', stands))
+    }
+
+    /// Each with the key that it is about.
+    fn problems(&self, property: Option<&Property>, dictionary: &Dictionary, fits: UnitCheck) -> Vec<(&'static str, String)> {
+        let mut problems = Vec::new();
+        if let Some(channel) = &self.channel {
+            let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.*".contains(&byte);
+            if channel.is_empty() || channel.len() > CHANNEL_LEN_MAX || !channel.bytes().all(is_name) {
+                problems.push(("channel", "a channel has 1 to 64 letters, digits or any of - _ . *".to_owned()));
+            } else if channel.contains('*') && !self.path.contains('*') {
+                problems.push(("channel", "the path has no * that it could stand for".to_owned()));
+            }
+        }
+        if self.scale == 0.0 {
+            problems.push(("scale", "no number is left by a scale of zero".to_owned()));
+        }
+        for (key, unit) in [("unit", &self.unit), ("assumed_unit", &self.assumed_unit)] {
+            let (Some(unit), Some(property)) = (unit, property) else { continue };
+            let code = dictionary.unit(unit);
+            // A gas by volume becomes one by mass.
+            let is_mended = property.kind == Kind::State || dictionary.concentration(&property.id, &code).is_some();
+            if let Some(problem) = fits(&code, &property.unit).filter(|_problem| !is_mended) {
+                problems.push((key, format!("{unit:?} cannot become {:?}, the unit of {}: {problem}", property.unit, property.id)));
+            }
+        }
+        for problem in self.when.iter().filter_map(Condition::problem) {
+            problems.push(("when", problem.to_owned()));
+        }
+        let states = property.map(|property| &property.states);
+        for (word, meaning) in &self.words {
+            let is_known = match (states, meaning) {
+                (None, _) => true,
+                (Some(states), Meaning::Number(_)) if states.is_empty() => true,
+                (Some(states), Meaning::Number(code)) => states.keys().any(|key| key.parse() == Ok(*code)),
+                (Some(states), Meaning::State(id)) => states.values().any(|state| state.id == *id),
+            };
+            if !is_known {
+                problems.push(("words", format!("{word:?} would be what the property never is")));
+            }
+        }
+        problems
     }
 }
 
 /// Whether a text fits a pattern in which `*` stands for anything, whatever the case of ASCII letters. Linear in the text
 /// for each star: only the last one is ever tried again.
-fn matches(pattern: &str, text: &str) -> bool {
+pub(super) fn matches(pattern: &str, text: &str) -> bool {
     let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
     let (mut at, mut from) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
@@ -179,16 +258,20 @@ fn matches(pattern: &str, text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Document, matches};
-    use crate::mapping::Dictionary;
-    use crate::model::Catalogue;
+    use super::{FieldRule, matches};
 
     #[test]
-    fn built_in_documents_fit_the_catalogue() {
-        let (catalogue, dictionary) = (Catalogue::built_in(), Dictionary::built_in());
-        for document in Document::built_in() {
-            assert_eq!(document.problems(&catalogue, &dictionary).collect::<Vec<_>>(), Vec::<String>::new(), "{}", document.id);
+    fn a_channel_is_what_a_star_stands_for() {
+        for (path, channel, field, expected) in [
+            ("soil_*_moisture", "*", "soil_30cm_moisture", Some("30cm")),
+            ("*.probe_*", "p*", "data.probe_7", Some("pdata")),
+            ("ch*_t*", "*", "CH1_temp", Some("1")),
+            ("x", "left", "x", Some("left")),
+        ] {
+            let rule = FieldRule { channel: Some(channel.to_owned()), ..FieldRule::ignoring(path) };
+            assert_eq!(rule.channel_of(field).as_deref(), expected, "{path} {field}");
         }
+        assert_eq!(FieldRule::ignoring("x").channel_of("x"), None);
     }
 
     #[test]

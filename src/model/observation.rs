@@ -126,7 +126,7 @@ pub struct Unmapped {
     pub decoder: &'static str,
     /// The device's model, or its kind where the message tells none; cut short.
     pub model: String,
-    /// The field's path, or the property that another field is already; cut short.
+    /// The field's path; cut short.
     pub field: String,
     /// What it held, cut short, with its unit.
     pub example: String,
@@ -144,7 +144,7 @@ pub enum Why {
     Unknown,
     /// It is sent in several units, and this one does not say which.
     AmbiguousUnit,
-    /// A further field of a property that another one is.
+    /// A further field of a property that another one is, and its name does not say of which channel.
     FurtherField,
 }
 

@@ -199,6 +199,17 @@ impl Registry {
         self.0.get(device)
     }
 
+    /// What holds of a device's place: of a channel, `<device>:<channel>`, that is not registered itself, what is said of its device.
+    pub fn find_with_channels(&self, device: &str) -> Option<&Arc<Registration>> {
+        let mut device = device;
+        loop {
+            if let Some(registration) = self.0.get(device) {
+                return Some(registration);
+            }
+            device = device.rsplit_once(':')?.0;
+        }
+    }
+
     /// Adds or replaces what it says of a device; `None` takes it away.
     pub fn set(&mut self, device: &DeviceId, registration: Option<Arc<Registration>>) {
         match registration {
@@ -257,6 +268,26 @@ mod tests {
         let open = registration(&format!(r#"[{{"model": "a"}}, {{"from": "{MARCH}", "model": "b"}}]"#)).unwrap();
         let model = |time: &str| open.at(time.parse().unwrap()).and_then(|installation| installation.model.as_deref());
         assert_eq!((model("2026-02-28T00:00:00Z"), model(MARCH)), (Some("a"), Some("b")));
+    }
+
+    #[test]
+    fn a_channel_is_where_its_device_is_unless_it_is_registered_itself() {
+        let place = |longitude: f64| format!(r#"[{{"position": {{"lon": {longitude}, "lat": 38.1}}}}]"#);
+        let mut registry = Registry::default();
+        for (device, longitude) in [("urn:ngsi-ld:Device:7", 13.3), ("urn:ngsi-ld:Device:7:2", 13.4)] {
+            registry.set(&DeviceId::try_from(device).unwrap(), Some(Arc::new(registration(&place(longitude)).unwrap())));
+        }
+        for (device, expected) in [
+            ("urn:ngsi-ld:Device:7", Some(13.3)),
+            ("urn:ngsi-ld:Device:7:1", Some(13.3)),
+            ("urn:ngsi-ld:Device:7:2", Some(13.4)),
+            ("urn:ngsi-ld:Device:7:2:a", Some(13.4)),
+            ("urn:ngsi-ld:Device:8", None),
+            ("7", None),
+        ] {
+            let found = registry.find_with_channels(device).and_then(|found| found.position_at(Timestamp::MIN));
+            assert_eq!(found.map(Position::longitude), expected, "{device}");
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub(super) enum UnitError {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Conversion {
+pub(super) enum Conversion {
     Linear {
         factor: f64,
         offset: f64,
@@ -52,10 +52,10 @@ impl Conversions {
     }
 
     fn work_out(&self, unit: &str, property: PropertyIndex, canonical: &str) -> Result<Conversion, UnitError> {
-        if unit.len() > UNIT_BYTES_MAX {
-            return Err(UnitError::Unknown);
-        }
         let conversion = conversion(unit, canonical);
+        if unit.len() > UNIT_BYTES_MAX {
+            return conversion;
+        }
         let mut known = self.0.write();
         if known.values().map(HashMap::len).sum::<usize>() < REMEMBERED_MAX {
             known.entry(property).or_default().insert(unit.to_owned(), conversion);
@@ -64,7 +64,14 @@ impl Conversions {
     }
 }
 
-fn conversion(unit: &str, canonical: &str) -> Result<Conversion, UnitError> {
+/// Slopes, which the library takes for degrees.
+const MISTAKEN: [&str; 2] = ["%[slope]", "[p'diop]"];
+
+/// How a unit becomes another one, worked out.
+pub(super) fn conversion(unit: &str, canonical: &str) -> Result<Conversion, UnitError> {
+    if unit.len() > UNIT_BYTES_MAX || MISTAKEN.iter().any(|mistaken| unit.contains(mistaken)) {
+        return Err(UnitError::Unknown);
+    }
     if octofhir_ucum::validate(unit).is_err() {
         return Err(UnitError::Unknown);
     }
@@ -116,7 +123,7 @@ mod tests {
     fn another_dimension_is_never_converted_and_nonsense_is_no_unit() {
         check(1.0, "kW.h", "Cel", Err(UnitError::Dimension));
         check(1.0, "km", "km/h", Err(UnitError::Dimension));
-        for nonsense in ["", "°C", "Celsius", "(((((", "m//s", "kilo", &"m.".repeat(30)] {
+        for nonsense in ["", "°C", "Celsius", "(((((", "m//s", "kilo", "%[slope]", &"m.".repeat(30)] {
             check(1.0, nonsense, "Cel", Err(UnitError::Unknown));
         }
     }

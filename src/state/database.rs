@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::block::{Block, Lane, Rows};
 use super::ledger::{Counts, LedgerKey, LedgerMoves};
 use super::live::{Device, DeviceIndex, Latest, Live, Mark, Moves, Series, SeriesIndex};
+use super::reader::{self, UnmappedRow};
 use super::registry::{self, RegistryChange};
 use super::rhythm::Rhythm;
 use crate::model::{
@@ -608,6 +609,19 @@ impl Turn<'_> {
         }
         transaction.commit()?;
         Ok(discarded)
+    }
+
+    /// Forgets those unmapped fields of which `is_known` holds; returns how many. One that comes again is listed again.
+    pub fn forget_unmapped(&mut self, is_known: impl Fn(&UnmappedRow) -> bool) -> Result<usize, StateError> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let known: Vec<UnmappedRow> = reader::unmapped(&transaction, None, usize::MAX)?.into_iter().filter(is_known).collect();
+        for UnmappedRow { source, decoder, model, field, .. } in &known {
+            transaction
+                .prepare_cached("DELETE FROM unmapped WHERE source = ?1 AND decoder = ?2 AND model = ?3 AND field = ?4")?
+                .execute(params![source, decoder, model, field])?;
+        }
+        transaction.commit()?;
+        Ok(known.len())
     }
 
     /// The alert of that id, JSON.

@@ -284,26 +284,7 @@ impl Reader {
 
     /// Fields that no mapping knows, the most frequent first; only of one source, if one is given.
     pub fn unmapped(&self, source: Option<&str>, limit: usize) -> Result<Vec<UnmappedRow>, StateError> {
-        let connection = self.0.lock();
-        let mut select = connection.prepare_cached(
-            "SELECT source, decoder, model, field, why, count, first, last, device, example FROM unmapped
-             WHERE ?1 IS NULL OR source = ?1 ORDER BY count DESC, source, model, field LIMIT ?2",
-        )?;
-        let rows = select.query_map(params![source, number(limit)], |row| {
-            Ok(UnmappedRow {
-                source: row.get(0)?,
-                decoder: row.get(1)?,
-                model: row.get(2)?,
-                field: row.get(3)?,
-                why: row.get(4)?,
-                count: row.get(5)?,
-                first: Timestamp::from_micros_clamped(row.get(6)?),
-                last: Timestamp::from_micros_clamped(row.get(7)?),
-                device: row.get(8)?,
-                example: row.get(9)?,
-            })
-        })?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        unmapped(&self.0.lock(), source, limit)
     }
 
     /// Alerts as JSON, newest first.
@@ -367,6 +348,29 @@ impl Reader {
         let mut select = connection.prepare_cached("SELECT document FROM rules WHERE version = ?1")?;
         Ok(select.query_row(params![version], |row| row.get(0)).optional()?)
     }
+}
+
+/// Fields that no mapping knows, the most frequent first.
+pub(super) fn unmapped(connection: &Connection, source: Option<&str>, limit: usize) -> Result<Vec<UnmappedRow>, StateError> {
+    let mut select = connection.prepare_cached(
+        "SELECT source, decoder, model, field, why, count, first, last, device, example FROM unmapped
+         WHERE ?1 IS NULL OR source = ?1 ORDER BY count DESC, source, model, field LIMIT ?2",
+    )?;
+    let rows = select.query_map(params![source, number(limit)], |row| {
+        Ok(UnmappedRow {
+            source: row.get(0)?,
+            decoder: row.get(1)?,
+            model: row.get(2)?,
+            field: row.get(3)?,
+            why: row.get(4)?,
+            count: row.get(5)?,
+            first: Timestamp::from_micros_clamped(row.get(6)?),
+            last: Timestamp::from_micros_clamped(row.get(7)?),
+            device: row.get(8)?,
+            example: row.get(9)?,
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// A bound as SQLite takes it.

@@ -35,3 +35,4 @@ mod schemas;
 mod sending;
 mod sql;
 mod support;
+mod units;

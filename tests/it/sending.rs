@@ -1,6 +1,6 @@
 //! What others than Conca's own devices send: over HTTP, and in the words of their vendors.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 
 use serde_json::json;
 
@@ -45,8 +45,45 @@ fn vendors_words_are_understood_and_what_is_not_is_mapped_without_a_restart() {
     assert!(rows.contains("water_level") && rows.contains("21.5"), "{rows}");
     // A document that cannot be used changes nothing.
     std::fs::write(mappings.path().join("broken.json"), "{").unwrap();
-    wait_until("the broken document is named", || conca.log().contains("mappings cannot be used"));
-    assert_eq!(conca.get_json("/v1/mappings").1["items"][0]["id"], "strain");
+    wait_until("the broken document is named", || conca.log().contains("a mapping cannot be used"));
+    let (_code, documents) = conca.get_json("/v1/mappings");
+    assert_eq!((&documents["items"][0]["id"], &documents["items"][1]["id"]), (&json!(null), &json!("strain")), "{documents}");
+    assert!(documents["items"][0]["problems"][0].as_str().unwrap().starts_with("EOF while parsing"), "{documents}");
+    // What a mapping has a word on is no longer missed.
+    assert_eq!(conca.get_json("/v1/unmapped").1, json!({ "items": [] }));
+    conca.stop();
+}
+
+#[test]
+fn probes_of_a_device_are_where_it_is_and_a_mapping_counts_at_once() {
+    let broker = Broker::start();
+    let mappings = tempfile::tempdir().unwrap();
+    let subscription = json!({ "topic": "v3/#", "decoder": "ttn" });
+    let setup = Setup::of(&broker)
+        .source("subscriptions", toml::Value::try_from([subscription]).unwrap())
+        .set("city.mappings", mappings.path().to_str().unwrap());
+    let conca = setup.start();
+    let device = "id,kind,domain,longitude,latitude\r\n70b3d5,soil-profile,environment,13.361,38.116\r\n";
+    assert_eq!(conca.send("POST", "/v1/devices/import", "text/csv", device).0, 200);
+    let mapping = json!({ "id": "profile", "applies": { "device": "70B3D5" }, "fields": [
+        { "path": "w_*", "when": [{ "field": "probe", "equals": "soil" }], "property": "soil_moisture", "unit": "%", "channel": "*" },
+        { "path": "probe" },
+        { "path": "lid", "property": "tamper", "words": { "aperto": "tampered", "chiuso": "ok" } }] });
+    std::fs::write(mappings.path().join("profile.json"), mapping.to_string()).unwrap();
+    let (code, documents) = conca.post_json("/v1/mappings/reload", &json!({}));
+    assert_eq!((code, &documents["items"][0]["rules"]), (200, &json!(3)), "{documents}");
+    let uplink = r#"{"end_device_ids":{"dev_eui":"70B3D5"},"uplink_message":{"f_port":2,"received_at":"2026-03-01T08:00:00Z",
+        "decoded_payload":{"soil_temperature_at_depth_2":11.5,"w_30cm":21.25,"probe":"Soil","lid":"Aperto"}}}"#;
+    Publisher::connect(broker.address()).send(&[Outgoing::new("v3/app@ttn/devices/d/up", uplink)]);
+    assert_eq!(setup.looks().ledger_of(1).stored, 3);
+    for (device, property, value) in
+        [("70b3d5:2", "soil_temperature", 11.5), ("70b3d5:30cm", "soil_moisture", 21.25), ("70b3d5", "tamper", 1.0)]
+    {
+        let (_code, answer) =
+            conca.get_json(&format!("/v1/observations?device={device}&from=2026-03-01T08:00:00Z&to=2026-03-01T08:01:00Z"));
+        let row = &answer["observations"][0];
+        assert_eq!((&row["property"], &row["value"], &row["district"]), (&json!(property), &json!(value), &json!("pa-c1")), "{answer}");
+    }
     conca.stop();
 }
 
@@ -87,6 +124,48 @@ fn lines_are_written_as_to_influxdb_and_only_by_whom_may() {
         let code = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(code);
         (code == 403).then_some(())
     });
+    conca.stop();
+}
+
+/// The request of Telegraf's output `influxdb_v2`, byte by byte: gzip in chunks, as Go's client sends what it packs on the way.
+#[test]
+fn telegraf_writes_here_as_to_influxdb() {
+    let token = json!({ "name": "gateway", "role": "write", "sha256": conca::config::TokenHash::of("s3cret").to_string() });
+    let setup = Setup::new().set("api.tokens", toml::Value::try_from([token]).unwrap());
+    let conca = setup.start_unready();
+    let lines = "mqtt_consumer,device=air-7,host=gw-1,topic=city/air temperature=21.5,relative_humidity=48i,pm10=31.2 1772352000000000000\n\
+                 cpu,cpu=cpu-total,host=gw-1 usage_idle=93.4,usage_user=4.1 1772352000000000000\n";
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    packed.write_all(lines.as_bytes()).unwrap();
+    let packed = packed.finish().unwrap();
+    let address = conca.origin().strip_prefix("http://").unwrap().to_owned();
+    let mut request = format!(
+        "POST /api/v2/write?bucket=telegraf&org=city HTTP/1.1\r\nHost: {address}\r\nUser-Agent: Telegraf/1.30.0 Go/1.22.1\r\n\
+         Transfer-Encoding: chunked\r\nAuthorization: Token s3cret\r\nContent-Encoding: gzip\r\nContent-Type: text/plain; charset=utf-8\r\n\
+         Accept-Encoding: gzip\r\n\r\n"
+    )
+    .into_bytes();
+    for chunk in packed.chunks(50) {
+        request.extend(format!("{:x}\r\n", chunk.len()).bytes());
+        request.extend(chunk);
+        request.extend(b"\r\n");
+    }
+    request.extend(b"0\r\n\r\n");
+    let mut connection = std::net::TcpStream::connect(&address).unwrap();
+    // Twice by one connection, which Telegraf keeps; the second time it is all there already, which a merge finds out.
+    for time in 1..=2 {
+        connection.write_all(&request).unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            connection.read_exact(&mut byte).unwrap();
+            answer.extend(byte);
+        }
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 204 "), "time {time}: {answer}");
+    }
+    let counts = setup.looks().ledger();
+    assert_eq!((counts.accepted, counts.stored, counts.duplicate + counts.pending), (2, 3, 3), "{counts:?}");
     conca.stop();
 }
 

@@ -147,7 +147,7 @@ fn examples_are_mapped_rightly() {
         let message = message("any", &std::fs::read(folder.join(format!("dataModel.{path}"))).unwrap());
         let limits = Limits { payload_bytes_max: 1 << 20, readings_max: 1_000 };
         let decoded = decode(&FORM(), &message, &limits, &mut Memory::default()).unwrap();
-        let devices = decoded.devices.into_iter().map(|device| mapper.map(&message.source, Decoder::Ngsi, device, &mut Vec::new()));
+        let devices = decoded.devices.into_iter().flat_map(|device| mapper.map(&message.source, Decoder::Ngsi, device, &mut Vec::new()));
         let readings = devices.flat_map(|device| device.readings).map(|reading| {
             let value = match &reading.value {
                 Value::Number(number) => number.to_string(),
