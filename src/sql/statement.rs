@@ -4,10 +4,11 @@ use std::sync::LazyLock;
 
 use datafusion_postgres::datafusion_pg_catalog::sql::PostgresCompatibilityParser;
 use deltalake::arrow::datatypes::{DataType, FieldRef, Schema};
+use deltalake::datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
 use deltalake::datafusion::error::DataFusionError;
 use deltalake::datafusion::execution::context::SQLOptions;
 use deltalake::datafusion::execution::session_state::SessionState;
-use deltalake::datafusion::logical_expr::LogicalPlan;
+use deltalake::datafusion::logical_expr::{Expr, LogicalPlan};
 use deltalake::datafusion::scalar::ScalarValue;
 use deltalake::datafusion::sql::parser::Statement as Parsed;
 use deltalake::datafusion::sql::sqlparser::ast::Statement as Tree;
@@ -51,12 +52,26 @@ impl Statement {
 
     /// The types of `$1`, `$2` …, where the statement tells them.
     pub(super) fn parameter_types(&self) -> Result<Vec<Option<DataType>>, SqlError> {
-        let types = self.plan.get_parameter_types().map_err(|error| SqlError::of(error, &self.sql))?;
-        let mut numbered = Vec::with_capacity(types.len());
-        for (name, kind) in types {
-            let number: usize = name.trim_start_matches('$').parse().unwrap_or(usize::MAX);
-            numbered.push((number, kind));
-        }
+        let typed = || -> Result<_, DataFusionError> {
+            let mut types = self.plan.get_parameter_types()?;
+            // What is only cast has no other type.
+            self.plan.apply(|node| {
+                node.apply_expressions(|expression| {
+                    expression.apply(|part| {
+                        if let Expr::Cast(cast) = part
+                            && let Expr::Placeholder(placeholder) = cast.expr.as_ref()
+                        {
+                            types.entry(placeholder.id.clone()).or_default().get_or_insert_with(|| cast.field.data_type().clone());
+                        }
+                        Ok(TreeNodeRecursion::Continue)
+                    })
+                })
+            })?;
+            Ok(types)
+        };
+        let number = |name: &str| name.trim_start_matches('$').parse().unwrap_or(usize::MAX);
+        let mut numbered: Vec<(usize, Option<DataType>)> =
+            typed().map_err(|error| SqlError::of(error, &self.sql))?.into_iter().map(|(name, kind)| (number(&name), kind)).collect();
         numbered.sort_unstable_by_key(|(number, _kind)| *number);
         Ok(numbered.into_iter().map(|(_number, kind)| kind).collect())
     }

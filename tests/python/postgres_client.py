@@ -45,7 +45,7 @@ with psycopg.connect(sys.argv[1]) as connection:
 
     errors = {}
     for name, statement in {
-        "syntax": "SELECT FROM WHERE",
+        "syntax": "SELECT value FROM",
         "table": "SELECT * FROM nowhere",
         "column": "SELECT colour FROM observation",
         "change": "DELETE FROM observation",

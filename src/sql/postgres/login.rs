@@ -58,7 +58,8 @@ impl Drop for Session {
 impl CancelHandler for Sessions {
     async fn on_cancel_request(&self, request: CancelRequest) {
         let session = self.0.lock().get(&request.pid).and_then(Weak::upgrade);
-        if let Some(session) = session.filter(|session| session.secret == request.secret_key) {
+        // Of a request only the bytes are known, of a connection what its version of the protocol makes of them.
+        if let Some(session) = session.filter(|session| session.secret.to_bytes() == request.secret_key.to_bytes()) {
             session.statement.lock().cancel();
         }
     }
