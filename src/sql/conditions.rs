@@ -93,8 +93,8 @@ impl Condition {
 /// For which of some names an expression holds.
 fn held<'a>(column: &str, expression: &Expr, names: impl Iterator<Item = Option<&'a str>>) -> Result<Vec<bool>, DataFusionError> {
     let schema = Schema::new(vec![Field::new(column, DataType::Utf8View, true)]);
-    let named = DFSchema::try_from(schema.clone())?;
-    let expression = create_physical_expr(expression, &named, &ExecutionProps::new(), &PhysicalPlanningContext::default())?;
+    let qualified = DFSchema::try_from(schema.clone())?;
+    let expression = create_physical_expr(expression, &qualified, &ExecutionProps::new(), &PhysicalPlanningContext::default())?;
     let names: ArrayRef = Arc::new(names.collect::<StringViewArray>());
     let count = names.len();
     let held = expression.evaluate(&RecordBatch::try_new(Arc::new(schema), vec![names])?)?.into_array(count)?;

@@ -92,8 +92,8 @@ struct Encoder {
 enum Writer {
     Json(json::Writer<Pipe, JsonArray>),
     NdJson(json::Writer<Pipe, LineDelimited>),
-    Csv(csv::Writer<Pipe>),
-    Arrow(StreamWriter<Pipe>),
+    Csv(Box<csv::Writer<Pipe>>),
+    Arrow(Box<StreamWriter<Pipe>>),
     Parquet(Box<ArrowWriter<Pipe>>),
 }
 
@@ -115,9 +115,9 @@ impl Encoder {
                 let mut writer = csv::WriterBuilder::new().with_header(true).build(pipe.clone());
                 // The names stand there also where no row does.
                 writer.write(&RecordBatch::new_empty(Arc::clone(&schema))).map_err(arrow)?;
-                Writer::Csv(writer)
+                Writer::Csv(Box::new(writer))
             }
-            Encoding::Arrow => Writer::Arrow(StreamWriter::try_new(pipe.clone(), &schema).map_err(arrow)?),
+            Encoding::Arrow => Writer::Arrow(Box::new(StreamWriter::try_new(pipe.clone(), &schema).map_err(arrow)?)),
             Encoding::Parquet => {
                 let properties = WriterProperties::builder()
                     .set_compression(Compression::ZSTD(ZstdLevel::default()))

@@ -1,4 +1,4 @@
-//! The PostgreSQL protocol, version 3, for `psql`, Grafana, DBeaver, Metabase, pandas and every other client of PostgreSQL.
+//! The protocol of PostgreSQL, version 3, for `psql`, Grafana, `DBeaver`, Metabase, pandas and every other of its clients.
 //!
 //! | file | holds |
 //! |---|---|

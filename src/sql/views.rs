@@ -338,8 +338,8 @@ fn districts(sources: &Sources) -> Vec<ArrayRef> {
     vec![
         texts(&rows, |row| Some(row.id.as_str())),
         texts(&rows, |row| Some(row.name.as_str())),
-        numbers(&rows, |row| row.area.centroid().map(|centroid| centroid.x())),
-        numbers(&rows, |row| row.area.centroid().map(|centroid| centroid.y())),
+        numbers(&rows, |row| row.area.centroid().map(geo::Point::x)),
+        numbers(&rows, |row| row.area.centroid().map(geo::Point::y)),
     ]
 }
 

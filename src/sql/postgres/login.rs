@@ -91,8 +91,8 @@ impl Login {
     /// Whether somebody may come in with a password.
     fn knows(&self, user: &str, password: &str) -> bool {
         // All of them are compared, whichever fits.
-        let fits = |token: &Token| token.sha256.matches(password) & (token.name == user) & (token.role >= Role::Read);
-        self.tokens.iter().filter(|token| fits(token)).count() > 0
+        let matching: Vec<&Token> = self.tokens.iter().filter(|token| token.sha256.matches(password)).collect();
+        matching.iter().any(|token| token.name == user && token.role >= Role::Read)
     }
 
     async fn let_in<C>(&self, client: &mut C) -> PgWireResult<()>

@@ -206,8 +206,8 @@ impl SimpleQueryHandler for Statements {
         let is_alone = trees.len() == 1;
         let mut responses = Vec::with_capacity(trees.len());
         for tree in trees {
-            responses.push(match self.prepare(query, tree).await? {
-                Prepared::Session(tree) => self.arrange(client, &tree).await?,
+            responses.push(match Box::pin(self.prepare(query, tree)).await? {
+                Prepared::Session(tree) => Box::pin(self.arrange(client, &tree)).await?,
                 Prepared::Reading(statement) => {
                     let (fields, rows) = self.rows(client, statement, Vec::new(), &Format::UnifiedText)?;
                     // Of several, each begins when the one before it is over.
@@ -237,7 +237,7 @@ impl ExtendedQueryHandler for Statements {
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
         let statement = match &portal.statement.statement {
-            Prepared::Session(tree) => return self.arrange(client, tree).await,
+            Prepared::Session(tree) => return Box::pin(self.arrange(client, tree)).await,
             Prepared::Reading(statement) => Arc::clone(statement),
         };
         let wanted = statement.parameter_types().map_err(|problem| error(&problem, statement.sql()))?;
@@ -263,7 +263,7 @@ impl QueryParser for Statements {
         let mut trees = statement::split(sql).map_err(|problem| error(&problem, sql))?;
         match (trees.pop(), trees.len()) {
             (None, _) => Ok(None),
-            (Some(tree), 0) => self.prepare(sql, tree).await.map(Some),
+            (Some(tree), 0) => Box::pin(self.prepare(sql, tree)).await.map(Some),
             (Some(_), others) => Err(error(&SqlError::NotOne(others + 1), sql)),
         }
     }
