@@ -1,23 +1,41 @@
-//! A month of 200 devices: what it takes on disk, and how long questions over it take.
+//! A month of 200 devices: what it takes on disk, how long its rollups take to make, and how long questions over it take. Another size is in
+//! `CONCA_BENCH_DEVICES` and `CONCA_BENCH_DAYS`.
 
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use conca_simulators::fleet::{Fleet, payload};
 use conca_simulators::publisher::{Broker, Publisher};
 
 use crate::process::{Conca, Mosquitto};
 use crate::{pipeline, quantile, say};
 
-const DEVICES: usize = 200;
 const PROPERTIES: [&str; 5] = ["pm10", "pm2_5", "no2", "temperature", "humidity"];
-const DAYS: i64 = 30;
 /// Samples of one message.
 const SAMPLES: i64 = 60;
 /// Each question is asked so often.
 const TIMES: usize = 15;
 
+/// How much history.
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    devices: usize,
+    days: u64,
+}
+
+impl Size {
+    fn asked() -> anyhow::Result<Self> {
+        let number = |name: &str, default: u64| match std::env::var(name) {
+            Ok(text) => text.parse().with_context(|| format!("{name} must be a number")),
+            Err(_unset) => Ok(default),
+        };
+        Ok(Self { devices: usize::try_from(number("CONCA_BENCH_DEVICES", 200)?)?, days: number("CONCA_BENCH_DAYS", 30)? })
+    }
+}
+
 /// Loads the month, then asks.
 pub(crate) async fn questions() -> anyhow::Result<()> {
+    let size = Size::asked()?;
     let folder = tempfile::tempdir()?;
     let client = reqwest::Client::new();
     let mosquitto = Mosquitto::start(&folder.path().join("broker"), "max_queued_messages 0\nautosave_interval 0")?;
@@ -25,10 +43,10 @@ pub(crate) async fn questions() -> anyhow::Result<()> {
     pipeline::ready(&conca, &client).await?;
     // Whole UTC days, the last of which is over.
     let end = jiff::Timestamp::from_second((jiff::Timestamp::now().as_second() / 86_400 - 1) * 86_400)?;
-    let start = end - Duration::from_secs(86_400 * DAYS.unsigned_abs());
+    let start = end - Duration::from_secs(86_400 * size.days);
     let started = Instant::now();
-    let values = load(mosquitto.port, start, end).await?;
-    pipeline::until(Duration::from_mins(20), "not everything is durable", async || {
+    let values = load(mosquitto.port, size, start, end).await?;
+    pipeline::until(Duration::from_hours(2), "not everything is durable", async || {
         Ok(conca.metric(&client, "conca_observations_total", "").await? >= values as f64)
     })
     .await?;
@@ -47,33 +65,43 @@ pub(crate) async fn questions() -> anyhow::Result<()> {
         }
     }
     let bytes = conca.metric(&client, "conca_lake_bytes", "").await?;
+    let compacted = Instant::now();
+    let rollups = async || -> anyhow::Result<serde_json::Value> {
+        let (status, _elapsed) = conca.ask(&client, "/status").await?;
+        Ok(serde_json::from_str::<serde_json::Value>(&status)?["lake"]["rollups"].clone())
+    };
+    pipeline::until(Duration::from_hours(1), "not every day is rolled up", async || Ok(rollups().await?["touched"] == 0)).await?;
+    let (rolled_up, rollups) = (compacted.elapsed(), rollups().await?);
     say(&format!(
-        "## A month: {values} values of {DEVICES} devices, {} a minute and device\n\nLoaded in {:.0} s ({:.0} values/s), {:.2} bytes a value in {:.0} files; peak memory {} MiB.\n",
+        "## {} days: {values} values of {} devices, {} a minute and device\n\nLoaded in {:.0} s ({:.0} values/s), {:.2} bytes a value in {:.0} files; rolled up {:.0} s later, {:.2} bytes a value more ({} rows); peak memory {} MiB.\n",
+        size.days,
+        size.devices,
         PROPERTIES.len(),
         loaded.as_secs_f64(),
         values as f64 / loaded.as_secs_f64(),
         bytes / values as f64,
         files.0,
+        rolled_up.as_secs_f64(),
+        rollups["bytes"].as_f64().unwrap_or_default() / values as f64,
+        rollups["rows"],
         conca.process.memory_peak_mib(),
     ))?;
     say("| question | p50 ms | worst of 15 ms | answer KiB |")?;
     say("|---|--:|--:|--:|")?;
     let (from, to) = (start.to_string(), end.to_string());
-    let noon = (start + Duration::from_hours(24 * 10)).to_string();
-    let after_noon = (start + Duration::from_hours(24 * 11)).to_string();
+    let day = start + Duration::from_hours(24 * (size.days / 2));
+    let (noon, after_noon) = (day.to_string(), (day + Duration::from_hours(24)).to_string());
     for (name, path) in [
         (
-            "hourly mean of one property, each device, 30 days",
+            "hourly mean of one property, each device",
             format!("/v1/aggregates?property=pm10&window=1h&zone=UTC&group_by=device&from={from}&to={to}&format=csv"),
         ),
+        ("hourly mean of one property, all together", format!("/v1/aggregates?property=pm10&window=1h&zone=UTC&from={from}&to={to}")),
+        ("daily mean of one property, all together", format!("/v1/aggregates?property=pm10&window=1d&from={from}&to={to}")),
+        ("daily mean of one property by district", format!("/v1/aggregates?property=pm10&window=1d&group_by=district&from={from}&to={to}")),
         (
-            "hourly mean of one property, all together, 30 days",
-            format!("/v1/aggregates?property=pm10&window=1h&zone=UTC&from={from}&to={to}"),
-        ),
-        ("daily mean of one property, all together, 30 days", format!("/v1/aggregates?property=pm10&window=1d&from={from}&to={to}")),
-        (
-            "daily mean of one property by district, 30 days",
-            format!("/v1/aggregates?property=pm10&window=1d&group_by=district&from={from}&to={to}"),
+            "daily p95 of one property by district",
+            format!("/v1/aggregates?property=pm10&window=1d&in_time=p95&across=max&group_by=district&from={from}&to={to}"),
         ),
         (
             "hourly mean of one property, each device, a day",
@@ -102,11 +130,11 @@ pub(crate) async fn questions() -> anyhow::Result<()> {
 }
 
 /// Publishes the month as fast as it is acknowledged; the number of values.
-async fn load(port: u16, start: jiff::Timestamp, end: jiff::Timestamp) -> anyhow::Result<u64> {
+async fn load(port: u16, size: Size, start: jiff::Timestamp, end: jiff::Timestamp) -> anyhow::Result<u64> {
     // Sixteen stations at scale one.
-    let fleet = Fleet::new(1, 13.0, end);
-    let stations: Vec<_> = fleet.devices().iter().filter(|device| device.kind.name == "air-station").take(DEVICES).collect();
-    anyhow::ensure!(stations.len() == DEVICES, "the fleet has only {} stations", stations.len());
+    let fleet = Fleet::new(1, size.devices as f64 / 15.0, end);
+    let stations: Vec<_> = fleet.devices().iter().filter(|device| device.kind.name == "air-station").take(size.devices).collect();
+    anyhow::ensure!(stations.len() == size.devices, "the fleet has only {} stations", stations.len());
     let broker = Broker { host: "127.0.0.1".to_owned(), port, credentials: None, connect_timeout: Duration::from_secs(10) };
     let mut publisher = Publisher::connect(&broker, "conca-bench-history", 256).await?;
     let mut values = 0;
