@@ -304,6 +304,14 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        // Tables of PostgreSQL's catalogue hold the catalogue that holds them, and with it the state database.
+        if let Some(catalog) = self.state.catalog_list().catalog(DATABASE) {
+            for schema in catalog.schema_names() {
+                if let Err(error) = catalog.deregister_schema(&schema, true) {
+                    tracing::warn!(%error, "a schema of statements stays");
+                }
+            }
+        }
         if let Some(threads) = self.threads.take() {
             threads.shutdown_background();
         }

@@ -38,7 +38,7 @@ fn other_programs_read_whole_versions_while_it_writes() {
     let broker = Broker::start();
     let setup = Setup::of(&broker).set("lake.flush_after", "200ms").set("lake.merge_every", "400ms").set("lake.maintain_every", "300ms");
     // Longer than a look takes.
-    let setup = setup.set("query.timeout", "3s").set("lake.vacuum_after", "6s");
+    let setup = setup.set("query.timeout", "3s").set("sql.timeout", "3s").set("lake.vacuum_after", "6s");
     let conca = setup.start();
     let table = setup.data().join("lake");
     let logs = tempfile::tempdir().unwrap();

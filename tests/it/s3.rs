@@ -7,7 +7,7 @@ use crate::support::{Broker, Conca, Outgoing, Publisher, S3, Setup, TABLE, Table
 /// Everything that is done to a table is done all the time.
 fn restless(setup: Setup) -> Setup {
     let setup = setup.set("lake.flush_after", "200ms").set("lake.merge_every", "500ms").set("lake.maintain_every", "500ms");
-    setup.set("query.timeout", "2s").set("lake.vacuum_after", "3s")
+    setup.set("query.timeout", "2s").set("sql.timeout", "2s").set("lake.vacuum_after", "3s")
 }
 
 /// Readings of minutes of a day that is long over: two values each.

@@ -73,6 +73,7 @@ with psycopg.connect(sys.argv[1]) as connection:
     except psycopg.Error as error:
         out["timeout"] = error.sqlstate
     connection.rollback()
+    cursor.execute("SET statement_timeout = '50s'")
     cursor.execute("SELECT 1")
     out["after"] = cursor.fetchone()[0]
 
