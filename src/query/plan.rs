@@ -94,7 +94,7 @@ impl Sources {
     /// The coarsest that answer a question.
     pub fn plan(question: &Question<'_>, rolled_up: Option<RolledUp<'_>>) -> Self {
         let windows = question.windows;
-        let Some(rolled_up) = rolled_up else { return Self::rows(windows, "the store has no rollups") };
+        let Some(rolled_up) = rolled_up else { return Self::rows(windows, "the store has no rollups yet") };
         if question.by_area {
             return Self::rows(windows, "rollups have no positions, which the area asks for");
         }

@@ -9,7 +9,9 @@ fn wait_until_followed(conca: &Conca) {
     wait_until("InfluxDB has followed", || {
         let (_code, status) = conca.get_json("/status");
         let influxdb = &status["influxdb"];
-        (&influxdb["behind_bytes"], &influxdb["copied"], &influxdb["error"]) == (&json!(0), &json!(null), &json!(null))
+        let is_there = (&influxdb["behind_bytes"], &influxdb["copied"], &influxdb["rollups_behind"]) == (&json!(0), &json!(null), &json!(0));
+        is_there
+            && influxdb["error"].is_null()
             && status["ledger"]["total"]["pending"] == 0
     });
 }

@@ -2,12 +2,16 @@
 
 use std::ops::Range;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use influxdb_line_protocol::LineProtocolBuilder;
 
-use super::NONE;
+use super::{NONE, ROLLUP};
 use crate::model::{Catalogue, Districts, Original};
 use crate::model::{DistrictIndex, PropertyIndex};
+use crate::rollup::{Statistic, Statistics, Tier};
 use crate::state::{DeviceIndex, Lane, Place, Rows, State};
+use crate::store::lake::RollupRow;
 use crate::store::{Chunk, NO_DISTRICT};
 
 /// Lines, one an observation.
@@ -35,6 +39,11 @@ impl Lines {
     /// How many.
     pub(super) fn len(&self) -> usize {
         self.ends.len()
+    }
+
+    /// How long they are together.
+    pub(super) fn bytes(&self) -> usize {
+        self.text.len()
     }
 
     /// Some of them, as text.
@@ -80,6 +89,53 @@ impl Lines {
             };
             self.push(&point, districts);
         }
+    }
+
+    /// Appends a bucket of a rollup: what is not kept of its property, or says nothing, is left out.
+    pub(super) fn push_rollup(&mut self, tier: Tier, row: &RollupRow) {
+        let RollupRow { property, device, start, district, trusted, kept, statistics, .. } = row;
+        let mut line = LineProtocolBuilder::new_with(std::mem::take(&mut self.text))
+            .measurement(ROLLUP)
+            .tag("tier", tier.word())
+            .tag("property", property)
+            .tag("device", device)
+            .tag("trusted", if *trusted { "true" } else { "false" });
+        if let Some(district) = district {
+            line = line.tag("district", district);
+        }
+        let Statistics { first, last, flags, last_flags, .. } = statistics;
+        let mut line = line
+            .field("count", i64::try_from(statistics.count).unwrap_or(i64::MAX))
+            .field("first_time", first.time)
+            .field("first", first.value)
+            .field("last_time", last.time)
+            .field("last", last.value);
+        for (name, bits) in [("flags", *flags), ("last_flags", *last_flags)] {
+            if bits != 0 {
+                line = line.field(name, i64::from(bits));
+            }
+        }
+        for (name, statistic, value) in [
+            ("min", Statistic::Extremes, statistics.min),
+            ("max", Statistic::Extremes, statistics.max),
+            ("sum", Statistic::Sum, statistics.sum),
+            ("squares", Statistic::Squares, statistics.squares),
+            ("sine", Statistic::Direction, statistics.sine),
+            ("cosine", Statistic::Direction, statistics.cosine),
+            ("energy", Statistic::Energy, statistics.energy),
+        ] {
+            if kept.has(statistic) {
+                line = line.field(name, value);
+            }
+        }
+        if let Some(increase) = statistics.increase {
+            line = line.field("increase", increase);
+        }
+        if let Some(sketch) = &statistics.sketch {
+            line = line.field("sketch", BASE64.encode(sketch.to_bytes()).as_str());
+        }
+        self.text = line.timestamp(*start).close_line().build();
+        self.ends.push(self.text.len());
     }
 
     fn push(&mut self, point: &Point<'_>, districts: &Districts) {

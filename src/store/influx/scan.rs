@@ -1,10 +1,11 @@
 //! Questions: Flux out, CSV in, rows as they come.
 //!
 //! InfluxDB gives one field after another, `value` as the last of them by name. So the other fields, which are sparse, are kept until
-//! the values come.
+//! the values come. Where they are too many to be kept, less time is asked for at once: before the values come nothing is given away yet.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use hashbrown::HashMap;
@@ -19,26 +20,24 @@ use crate::store::{Chunk, Chunks, Detail, LakeError, NO_DISTRICT, Selection};
 /// Rows of a chunk.
 const CHUNK_ROWS: usize = 8_192;
 
-/// Observations of one question that may have more to say than their value: they are kept until the values come.
-const DETAILS_MAX: usize = 2_000_000;
+/// Observations that may have more to say than their value, and are kept until the values come.
+const DETAILS_MAX: usize = 200_000;
+
+/// The shortest page.
+const PAGE_MIN: Duration = Duration::from_micros(1);
 
 /// Longest list of devices that InfluxDB is told; a longer one is left to this side.
-const DEVICES_IN_QUESTION: usize = 200;
+pub(super) const DEVICES_IN_QUESTION: usize = 200;
 
 impl Influx {
-    /// All observations of a selection that InfluxDB has, each identity once, series by series and in each by time.
+    /// All observations of a selection that InfluxDB has, each identity once: those of a series by ascending time.
     pub fn scan(self: &Arc<Self>, selection: Selection, detail: Detail) -> Chunks {
         if selection.from >= selection.to || selection.devices.as_ref().is_some_and(Vec::is_empty) {
             return stream::empty().boxed();
         }
-        let flux = self.flux(&selection, detail);
-        let influx = Arc::clone(self);
-        let asked = async move {
-            let records = influx.ask(&flux).await?;
-            Ok::<_, InfluxError>(Rows::new(influx, records, selection, detail))
-        };
-        let chunks = stream::once(asked).map_ok(|rows| stream::try_unfold(rows, Rows::next)).try_flatten();
-        chunks.map_err(LakeError::Influx).boxed()
+        let length = selection.to.since(selection.from);
+        let pages = Pages { influx: Arc::clone(self), detail, length, details_max: DETAILS_MAX, page: None, selection };
+        stream::try_unfold(pages, Pages::next).map_err(LakeError::Influx).boxed()
     }
 
     /// The time of the oldest observation; `None` where there is none.
@@ -86,8 +85,15 @@ impl Influx {
         flux
     }
 
+    /// How many devices ever told one of these properties.
+    pub(super) fn speakers(&self, properties: &[PropertyIndex]) -> usize {
+        let state = self.live.read();
+        let devices = (0u32..).map(DeviceIndex).take(state.devices.len());
+        devices.filter(|device| properties.iter().any(|property| state.find_series(*device, *property).is_some())).count()
+    }
+
     /// Asks, and gives the answer's body as it comes.
-    async fn ask(&self, flux: &str) -> Result<Records, InfluxError> {
+    pub(super) async fn ask(&self, flux: &str) -> Result<Records, InfluxError> {
         let url = format!("{}/api/v2/query", self.settings.url.trim_end_matches('/'));
         let question = json!({ "query": flux, "type": "flux", "dialect": { "header": true, "annotations": [] } });
         let answer = self
@@ -110,12 +116,12 @@ impl Influx {
 }
 
 /// A text as Flux has it.
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace("${", "\\${").replace('\n', "\\n"))
 }
 
 /// Appends a condition; none where nothing is asked for.
-fn one_of<'a>(flux: &mut String, column: &str, values: impl Iterator<Item = &'a str>) {
+pub(super) fn one_of<'a>(flux: &mut String, column: &str, values: impl Iterator<Item = &'a str>) {
     let mut values = values.peekable();
     if values.peek().is_none() {
         return;
@@ -127,20 +133,27 @@ fn one_of<'a>(flux: &mut String, column: &str, values: impl Iterator<Item = &'a 
     flux.push(')');
 }
 
+/// What a cell says.
+pub(super) fn parse<T: std::str::FromStr>(text: &str, what: &str) -> Result<T, InfluxError> {
+    text.parse().map_err(|_error| InfluxError::Answer(format!("{what} {text:?}")))
+}
+
 /// Where columns stand in the records of a table of the answer.
 #[derive(Clone, Debug, Default)]
-struct Columns {
-    time: Option<usize>,
-    value: Option<usize>,
-    field: Option<usize>,
-    device: Option<usize>,
-    property: Option<usize>,
+pub(super) struct Columns {
+    pub(super) time: Option<usize>,
+    pub(super) value: Option<usize>,
+    pub(super) field: Option<usize>,
+    pub(super) device: Option<usize>,
+    pub(super) property: Option<usize>,
+    pub(super) district: Option<usize>,
+    pub(super) trusted: Option<usize>,
     error: Option<usize>,
 }
 
 impl Columns {
     /// The columns, where the record is a header: each table of another form has one.
-    fn of(record: Record<'_>) -> Option<Self> {
+    pub(super) fn of(record: Record<'_>) -> Option<Self> {
         let is_header = record.cell(Some(1)) == "result" && record.cell(Some(2)) == "table";
         let error = record.find("error").filter(|_column| record.find("reference").is_some());
         (is_header || error.is_some()).then(|| Self {
@@ -149,8 +162,15 @@ impl Columns {
             field: record.find("_field"),
             device: record.find("device"),
             property: record.find("property"),
+            district: record.find("district"),
+            trusted: record.find("trusted"),
             error,
         })
+    }
+
+    /// Refuses a record that says what failed.
+    pub(super) fn refuse(&self, record: Record<'_>) -> Result<(), InfluxError> {
+        if self.error.is_some() { Err(InfluxError::Answer(record.cell(self.error).to_owned())) } else { Ok(()) }
     }
 }
 
@@ -174,6 +194,53 @@ struct Current {
     series: Option<(DeviceIndex, PropertyIndex)>,
 }
 
+/// Asks for one page after another.
+struct Pages {
+    influx: Arc<Influx>,
+    /// What is left: the page under way included.
+    selection: Selection,
+    detail: Detail,
+    /// How much time the next page has.
+    length: Duration,
+    details_max: usize,
+    /// The page under way, and where it ends.
+    page: Option<(Rows, Timestamp)>,
+}
+
+impl Pages {
+    /// The next rows, and what is left.
+    async fn next(mut self) -> Result<Option<(Chunk, Self)>, InfluxError> {
+        while self.selection.from < self.selection.to {
+            let (mut rows, end) = match self.page.take() {
+                Some(page) => page,
+                None => self.ask().await?,
+            };
+            let chunk = rows.next().await?;
+            if rows.sorter.is_full {
+                self.length = (end.since(self.selection.from) / 2).max(PAGE_MIN);
+            } else if chunk.is_empty() {
+                if rows.sorter.details_seen < self.details_max / 4 {
+                    self.length = self.length.saturating_mul(2);
+                }
+                self.selection.from = end;
+            } else {
+                self.page = Some((rows, end));
+                return Ok(Some((chunk, self)));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn ask(&mut self) -> Result<(Rows, Timestamp), InfluxError> {
+        let end = self.selection.from.plus(self.length).min(self.selection.to);
+        let selection = Selection { to: end, ..self.selection.clone() };
+        let records = self.influx.ask(&self.influx.flux(&selection, self.detail)).await?;
+        // What cannot be cut any more is kept, whatever it is: a series has no more than one observation there.
+        let details_max = if end.since(selection.from) <= PAGE_MIN { usize::MAX } else { self.details_max };
+        Ok((Rows::new(Arc::clone(&self.influx), records, selection, self.detail, details_max), end))
+    }
+}
+
 /// Reads an answer.
 struct Rows {
     records: Records,
@@ -189,38 +256,42 @@ struct Sorter {
     wanted: Option<Vec<DeviceIndex>>,
     current: Current,
     details: HashMap<(DeviceIndex, PropertyIndex, i64), Details>,
+    /// How many there were of them.
+    details_seen: usize,
+    details_max: usize,
+    /// Whether there are more of them than are kept.
+    is_full: bool,
     /// Whether values have begun: then nothing else may come.
     has_values: bool,
 }
 
 impl Rows {
-    fn new(influx: Arc<Influx>, records: Records, selection: Selection, detail: Detail) -> Self {
+    fn new(influx: Arc<Influx>, records: Records, selection: Selection, detail: Detail, details_max: usize) -> Self {
         let wanted = selection.devices.clone().map(|mut devices| {
             devices.sort_unstable();
             devices
         });
-        let (current, details) = (Current::default(), HashMap::new());
-        let sorter = Sorter { influx, selection, detail, wanted, current, details, has_values: false };
+        let (current, details, details_seen) = (Current::default(), HashMap::new(), 0);
+        let (is_full, has_values) = (false, false);
+        let sorter = Sorter { influx, selection, detail, wanted, current, details, details_seen, details_max, is_full, has_values };
         Self { records, columns: Columns::default(), sorter }
     }
 
-    /// The next rows, and what is left.
-    async fn next(mut self) -> Result<Option<(Chunk, Self)>, InfluxError> {
+    /// The next rows; none at the end, and where there is more to be kept than is allowed.
+    async fn next(&mut self) -> Result<Chunk, InfluxError> {
         let mut chunk = Chunk::default();
         while let Some(record) = self.records.next().await? {
             if let Some(header) = Columns::of(record) {
                 self.columns = header;
                 continue;
             }
-            if self.columns.error.is_some() {
-                return Err(InfluxError::Answer(record.cell(self.columns.error).to_owned()));
-            }
+            self.columns.refuse(record)?;
             self.sorter.take(record, &self.columns, &mut chunk)?;
-            if chunk.len() >= CHUNK_ROWS {
+            if chunk.len() >= CHUNK_ROWS || self.sorter.is_full {
                 break;
             }
         }
-        Ok((!chunk.is_empty()).then_some((chunk, self)))
+        Ok(chunk)
     }
 }
 
@@ -234,9 +305,6 @@ impl Sorter {
     }
 
     fn take(&mut self, record: Record<'_>, columns: &Columns, chunk: &mut Chunk) -> Result<(), InfluxError> {
-        fn parse<T: std::str::FromStr>(text: &str, what: &str) -> Result<T, InfluxError> {
-            text.parse().map_err(|_error| InfluxError::Answer(format!("{what} {text:?}")))
-        }
         let (device, property) = (record.cell(columns.device), record.cell(columns.property));
         if self.current.device != device || self.current.property != property {
             self.begin(device, property);
@@ -253,9 +321,6 @@ impl Sorter {
         if self.has_values {
             return Err(InfluxError::Answer(format!("the field {field:?} comes after the values")));
         }
-        if self.details.len() >= DETAILS_MAX {
-            return Err(InfluxError::TooMuch(DETAILS_MAX));
-        }
         let details = self.details.entry((device, property, time)).or_default();
         match field {
             "flags" => details.flags = parse(value, "flags")?,
@@ -267,6 +332,8 @@ impl Sorter {
             "original_unit" => details.original_unit = Some(value.to_owned()).filter(|unit| unit != NONE),
             _ => {}
         }
+        self.details_seen = self.details_seen.max(self.details.len());
+        self.is_full = self.details.len() > self.details_max;
         Ok(())
     }
 

@@ -141,6 +141,12 @@ pub(super) fn month_of(day: i32) -> i32 {
     super::touched::day_number(date.first_of_month())
 }
 
+/// The first day of the month after a day's.
+pub(super) fn next_month(day: i32) -> i32 {
+    let date = epoch().saturating_add(jiff::Span::new().days(day));
+    super::touched::day_number(date.last_of_month()) + 1
+}
+
 struct Reader {
     live: Arc<crate::state::Live>,
     districts: Arc<crate::model::Districts>,
