@@ -193,8 +193,7 @@ impl Service {
             Lake::open(&config.node.data, Arc::clone(&database), Arc::clone(&catalogue), Arc::clone(&districts), lake_settings(&config))
                 .await?;
         let lake = Arc::new(lake);
-        let settings = influx_settings(&config)
-            .filter(|_settings| config.stores.contains(&StoreName::Influxdb));
+        let settings = influx_settings(&config).filter(|_settings| config.stores.contains(&StoreName::Influxdb));
         let influx = if let Some(settings) = settings {
             let live = Arc::clone(database.live());
             let reader = Arc::new(Reader::open(database.path())?);

@@ -198,7 +198,8 @@ impl Lake {
     /// Every unit that may have rollups.
     pub(in crate::store) fn rolled_up(&self) -> Result<Vec<TouchedUnit>, LakeError> {
         let files = self.published()?.rollups.files;
-        let days = files.iter().flat_map(|file| if file.tier == Tier::Day { file.date..next_month(file.date) } else { file.date..file.date + 1 });
+        let days =
+            files.iter().flat_map(|file| if file.tier == Tier::Day { file.date..next_month(file.date) } else { file.date..file.date + 1 });
         let days: BTreeSet<i32> = days.collect();
         let told: BTreeSet<u16> = self.database.live().read().series.iter().map(|series| series.property.0).collect();
         Ok(days.into_iter().flat_map(|day| told.iter().map(move |property| self.unit(*property, day))).collect())
