@@ -12,3 +12,6 @@ CREATE TABLE rollup_uncopied (
     PRIMARY KEY (store, property, day)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX rollup_uncopied_moment ON rollup_uncopied (moment);
+
+-- Such a store has what is suspect in a field of its own from now on: it is filled anew.
+UPDATE follower SET copied = -2208988800000000 WHERE store <> 'lake';

@@ -1,10 +1,13 @@
 //! Which store answers questions.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
 use jiff::tz::TimeZone;
 
-use super::{Chunks, Detail, Influx, Lake, LakeError, Order, RollupChunks, Selection, Snapshot};
+use super::{Chunks, Detail, Influx, Lake, LakeError, Order, Pieces, RollupChunks, Selection, Snapshot};
 use crate::model::{PropertyIndex, Timestamp};
 use crate::rollup::{Statistic, Tier};
 
@@ -113,6 +116,19 @@ impl View<'_> {
         match self {
             Self::Lake(lake, snapshot) => lake.rollup_at(snapshot, tier, statistic, selection, order, detail),
             Self::Influx { influx, .. } => Ok(influx.rollup(tier, statistic, selection)),
+        }
+    }
+
+    /// Whether the store aggregates pieces of time by itself.
+    pub fn has_pieces(&self) -> bool {
+        matches!(self, Self::Influx { .. })
+    }
+
+    /// What trusted readings of one property come to in pieces of a stretch, by device, where the store has them.
+    pub fn pieces(&self, every: Duration, statistic: Statistic, selection: &Selection) -> BoxStream<'static, Result<Pieces, LakeError>> {
+        match self {
+            Self::Lake(..) => stream::empty().boxed(),
+            Self::Influx { influx, .. } => influx.pieces(every, statistic, selection),
         }
     }
 

@@ -6,10 +6,10 @@
 //!   [`InfluxSettings::log_bytes_max`] lets the log go, and copies the lake's table anew once InfluxDB is back.
 //! - **What it refuses** is told apart from the rest by halving the batch, kept in the quarantine, and never blocks what comes behind.
 //!
-//! A point is `observation,device=…,property=… value=…`, times in microseconds. Further fields stand where they say something:
-//! `flags`, `district`, `longitude` and `latitude` in degrees, `original_value` and `original_unit`. Since fields of a point that is
+//! A point is `observation,device=…,property=… value=…`, times in microseconds; a value that is not to be trusted is in the field `suspect`
+//! instead, so that InfluxDB can aggregate what is trusted without looking at flags. Further fields stand where they say something: `flags`, `district`, `longitude` and `latitude` in degrees, `original_value` and `original_unit`. Since fields of a point that is
 //! written again stay unless they are overwritten, rows that may overwrite a point write all of them: `flags=0i`, the word `none` as
-//! `district` or `original_unit`, `located=false`. (Not an empty text: InfluxDB 2.7.12 gives a series' texts at wrong times once one of
+//! `district` or `original_unit`, `located=false`; and `stale=1i` where beside a suspect value a trusted one may be left. (Not an empty text: InfluxDB 2.7.12 gives a series' texts at wrong times once one of
 //! them is empty.)
 //!
 //! Rollups lie in a second bucket, `<bucket>_rollup`: what the lake has rolled up is copied there. A bucket of time is
@@ -25,6 +25,7 @@
 mod csv;
 mod follow;
 mod line;
+mod pieces;
 mod rollup;
 mod scan;
 
@@ -38,6 +39,7 @@ use influxdb2::{BuildError, RequestError};
 use parking_lot::Mutex;
 
 pub use follow::Follower;
+pub use pieces::Pieces;
 use rollup::Rewrites;
 
 use crate::config::Secret;

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::stream::BoxStream;
+use futures::{StreamExt, stream};
 use hashbrown::HashMap;
 use jiff::tz::TimeZone;
 
@@ -16,7 +17,7 @@ use crate::query::function::{AcrossFunction, TimeFunction};
 use crate::query::plan::{self, RolledUp, Source, Sources, Stretch};
 use crate::rollup::{RELATIVE_ERROR, Statistic};
 use crate::state::{DeviceIndex, State};
-use crate::store::{Chunk, Chunks, Detail, Order, RollupChunk, RollupChunks, Selection, View};
+use crate::store::{Chunk, Chunks, Detail, LakeError, Order, Pieces, RollupChunk, RollupChunks, Selection, View};
 
 /// Up to so many expected rows, percentiles are exact even where sketches would answer.
 const EXACT_ROWS_MAX: f64 = 1e6;
@@ -149,11 +150,25 @@ impl Gathered {
     async fn take_buckets(&mut self, mut chunks: RollupChunks) -> Result<u64, AskError> {
         let mut read = 0;
         while let Some(chunk) = chunks.next().await {
-            let RollupChunk { device, start, district, statistics } = &chunk?;
-            read += start.len() as u64;
-            self.rows += statistics.iter().map(|statistics| statistics.count).sum::<u64>();
-            self.aggregator.push_rollup(device, start, district, statistics)?;
+            read += self.take_bucket_chunk(&chunk?)?;
             tokio::task::coop::consume_budget().await;
+        }
+        Ok(read)
+    }
+
+    fn take_bucket_chunk(&mut self, chunk: &RollupChunk) -> Result<u64, AskError> {
+        let RollupChunk { device, start, district, statistics } = chunk;
+        self.rows += statistics.iter().map(|statistics| statistics.count).sum::<u64>();
+        self.aggregator.push_rollup(device, start, district, statistics)?;
+        Ok(start.len() as u64)
+    }
+
+    async fn take_pieces(&mut self, mut pages: BoxStream<'static, Result<Pieces, LakeError>>) -> Result<u64, AskError> {
+        let mut read = 0;
+        while let Some(page) = pages.next().await {
+            let Pieces { buckets, rows } = page?;
+            read += self.take_bucket_chunk(&buckets)?;
+            read += self.take_rows(stream::iter(rows.into_iter().map(Ok)).boxed()).await?;
         }
         Ok(read)
     }
@@ -198,6 +213,9 @@ impl Answers {
             time,
             windows: &windows,
             by_area: question.filter.area.is_some(),
+            by_district: question.group_by.contains(&GroupBy::District) || !question.filter.districts.is_empty(),
+            devices: cast.members.len(),
+            has_pieces: false,
             trusted: question.filter.quality == Quality::Trusted,
             rows_expected,
             rows_exact_max: EXACT_ROWS_MAX.min(self.limits.percentile_rows_max as f64),
@@ -253,7 +271,7 @@ impl Answers {
                 None => None,
             };
             let rolled_up = touched.as_ref().map(|touched| RolledUp { zone: view.zone(), touched });
-            let sources = Sources::plan(asked, rolled_up);
+            let sources = Sources::plan(&plan::Question { has_pieces: view.has_pieces(), ..*asked }, rolled_up);
             reads.plan.sketched = sources.statistic == Statistic::Sketch;
             let gathered = match self.gather(&view, reads.clone(), &sources).await {
                 Err(AskError::Aggregate(AggregateError::Moved { .. })) => {
@@ -262,7 +280,7 @@ impl Answers {
                 }
                 gathered => gathered?,
             };
-            let mut rolled_up = sources.stretches.iter().filter(|stretch| stretch.source != Source::Rows);
+            let mut rolled_up = sources.stretches.iter().filter(|stretch| matches!(stretch.source, Source::Rollup(_)));
             if rolled_up.all(|stretch| property.is_some_and(|property| view.is_whole(property, stretch.from, stretch.to))) {
                 return Ok((gathered, sources));
             }
@@ -301,6 +319,7 @@ impl Answers {
                     let chunks = view.rollup(tier, sources.statistic, &selection, order, detail)?;
                     gathered.take_buckets(chunks).await?
                 }
+                Source::Pieces(every) => gathered.take_pieces(view.pieces(every, sources.statistic, &selection)).await?,
                 Source::Rows => gathered.take_rows(view.scan(selection, order, detail)?).await?,
             };
             gathered.read.push(read);

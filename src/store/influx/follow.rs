@@ -221,6 +221,8 @@ impl Follower {
                     area: None,
                     trusted: false,
                 };
+                // What is there of it may be another state, or of another form.
+                self.delete(&self.influx.settings.bucket, day, day.plus(DAY), "_measurement=\"observation\"").await?;
                 let mut chunks = self.lake.scan(all, Order::Any, Detail::All)?;
                 let mut lines = Lines::default();
                 while let Some(chunk) = chunks.next().await {

@@ -7,8 +7,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use influxdb_line_protocol::LineProtocolBuilder;
 
 use super::{NONE, ROLLUP};
-use crate::model::{Catalogue, Districts, Original};
-use crate::model::{DistrictIndex, PropertyIndex};
+use crate::model::{Catalogue, DistrictIndex, Districts, Flags, Original, PropertyIndex};
 use crate::rollup::{Statistic, Statistics, Tier};
 use crate::state::{DeviceIndex, Lane, Place, Rows, State};
 use crate::store::lake::RollupRow;
@@ -71,7 +70,7 @@ impl Lines {
         }
     }
 
-    /// Appends rows of a scan with all details, which may overwrite points.
+    /// Appends rows of a scan with all details; none of them overwrites a point.
     pub(super) fn push_chunk(&mut self, chunk: &Chunk, state: &State, catalogue: &Catalogue, districts: &Districts) {
         let columns = chunk.device.iter().zip(&chunk.property).zip(&chunk.time).zip(&chunk.value).zip(&chunk.flags).zip(&chunk.district);
         let places = chunk.position.iter().zip(&chunk.original);
@@ -85,7 +84,7 @@ impl Lines {
                 flags: *flags,
                 place: Place { position: *position, district },
                 original: original.as_ref(),
-                overwrites: true,
+                overwrites: false,
             };
             self.push(&point, districts);
         }
@@ -140,11 +139,12 @@ impl Lines {
 
     fn push(&mut self, point: &Point<'_>, districts: &Districts) {
         let Point { device, property, time, value, flags, place, original, overwrites } = *point;
+        let is_trusted = Flags::from_bits_retain(flags).is_trusted();
         let mut line = LineProtocolBuilder::new_with(std::mem::take(&mut self.text))
             .measurement("observation")
             .tag("device", device)
             .tag("property", property)
-            .field("value", value);
+            .field(if is_trusted { "value" } else { "suspect" }, value);
         if overwrites || flags != 0 {
             line = line.field("flags", i64::from(flags));
         }
@@ -157,7 +157,7 @@ impl Lines {
             line = line.field("longitude", position.longitude()).field("latitude", position.latitude());
         }
         if overwrites {
-            line = line.field("located", place.position.is_some());
+            line = line.field("located", place.position.is_some()).field("stale", i64::from(!is_trusted));
         }
         match original {
             Some(original) => line = line.field("original_value", original.value).field("original_unit", original.unit.as_str()),

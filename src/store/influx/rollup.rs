@@ -12,7 +12,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use hashbrown::HashMap;
 
 use super::csv::Record;
-use super::scan::{Columns, DEVICES_IN_QUESTION, literal, one_of, parse};
+use super::scan::{Columns, one_of, parse};
 use super::{Influx, InfluxError, ROLLUP, STORE};
 use crate::model::{PropertyIndex, Timestamp};
 use crate::rollup::{Sketch, Statistic, Statistics, Tier};
@@ -21,10 +21,10 @@ use crate::store::lake::columns_of;
 use crate::store::{LakeError, NO_DISTRICT, RollupChunk, RollupChunks, Selection};
 
 /// Buckets that a page has, about: devices that stood in several districts have more.
-const PAGE_BUCKETS: u64 = 65_536;
+const PAGE_BUCKETS: u32 = 65_536;
 
 /// Pages that are asked for at once.
-const PAGES: usize = 2;
+pub(super) const PAGES: usize = 2;
 
 /// Which units were written again, and when: a number that only grows.
 #[derive(Debug, Default)]
@@ -73,44 +73,31 @@ impl Influx {
         if let Some(devices) = &mut selection.devices {
             devices.sort_unstable();
         }
-        let (length, end) = (self.page(tier, &selection), selection.to);
-        let starts = std::iter::successors(Some(selection.from), move |from| Some(from.plus(length)).filter(|next| *next < end));
-        let (influx, selection) = (Arc::clone(self), Arc::new(selection));
-        let pages = stream::iter(starts).map(move |from| {
-            let (influx, to) = (Arc::clone(&influx), from.plus(length).min(end));
-            let selection = Selection { from, to, ..Selection::clone(&selection) };
+        let bucket = match tier {
+            Tier::Quarter => Duration::from_mins(15),
+            Tier::Hour => Duration::from_hours(1),
+            Tier::Day => Duration::from_hours(24),
+        };
+        let influx = Arc::clone(self);
+        let pages = stream::iter(self.pages(bucket, selection)).map(move |selection| {
+            let influx = Arc::clone(&influx);
             async move { influx.rollup_page(tier, statistic, &selection).await }
         });
         pages.buffered(PAGES).map_err(LakeError::Influx).boxed()
     }
 
-    /// How much time a page has.
-    fn page(&self, tier: Tier, selection: &Selection) -> Duration {
+    /// A selection in pages, for buckets so long.
+    pub(super) fn pages(&self, bucket: Duration, selection: Selection) -> impl Iterator<Item = Selection> + use<> {
         let devices = selection.devices.as_ref().map_or_else(|| self.speakers(&selection.properties), Vec::len);
-        let buckets = PAGE_BUCKETS / (devices.max(1) as u64);
-        let minutes = match tier {
-            Tier::Quarter => 15,
-            Tier::Hour => 60,
-            // The longest of days: a page has whole ones of them in any case, since none is cut.
-            Tier::Day => 25 * 60,
-        };
-        Duration::from_mins(minutes * buckets.max(1))
+        let buckets = (PAGE_BUCKETS / u32::try_from(devices.max(1)).unwrap_or(u32::MAX)).max(1);
+        let (length, end) = (bucket.saturating_mul(buckets), selection.to);
+        let starts = std::iter::successors(Some(selection.from), move |from| Some(from.plus(length)).filter(|next| *next < end));
+        starts.map(move |from| Selection { from, to: from.plus(length).min(end), ..selection.clone() })
     }
 
     async fn rollup_page(&self, tier: Tier, statistic: Statistic, selection: &Selection) -> Result<RollupChunk, InfluxError> {
-        let mut flux = format!(
-            "from(bucket: {}) |> range(start: {}, stop: {}) |> filter(fn: (r) => r._measurement == {} and r.tier == {}",
-            literal(&self.settings.rollup_bucket),
-            selection.from,
-            selection.to,
-            literal(ROLLUP),
-            literal(tier.word())
-        );
-        one_of(&mut flux, "property", selection.properties.iter().map(|property| self.catalogue.get(*property).id.as_str()));
-        if let Some(devices) = selection.devices.as_ref().filter(|devices| devices.len() <= DEVICES_IN_QUESTION) {
-            let state = self.live.read();
-            one_of(&mut flux, "device", devices.iter().map(|device| state.device(*device).id.as_str()));
-        }
+        let mut flux = self.identity(&self.settings.rollup_bucket, ROLLUP, selection);
+        one_of(&mut flux, "tier", std::iter::once(tier.word()));
         one_of(&mut flux, "district", selection.districts.iter().map(|district| self.districts.get(*district).id.as_str()));
         one_of(&mut flux, "trusted", selection.trusted.then_some("true").into_iter());
         one_of(&mut flux, "_field", ["count", "flags"].into_iter().chain(columns_of(statistic).iter().copied()));
@@ -123,7 +110,7 @@ impl Influx {
                 continue;
             }
             columns.refuse(record)?;
-            page.take(record, &columns, self, selection)?;
+            page.take(record, &columns, record.cell(columns.field), self, selection)?;
         }
         Ok(page.finish())
     }
@@ -139,7 +126,7 @@ struct Series {
 
 /// The buckets of a page.
 #[derive(Default)]
-struct Page {
+pub(super) struct Page {
     /// The series whose records come, by the names that they have; none where it is not selected.
     names: [String; 3],
     series: Option<Series>,
@@ -148,7 +135,15 @@ struct Page {
 }
 
 impl Page {
-    fn take(&mut self, record: Record<'_>, columns: &Columns, influx: &Influx, selection: &Selection) -> Result<(), InfluxError> {
+    /// Takes what a record says of a bucket's statistic.
+    pub(super) fn take(
+        &mut self,
+        record: Record<'_>,
+        columns: &Columns,
+        statistic: &str,
+        influx: &Influx,
+        selection: &Selection,
+    ) -> Result<(), InfluxError> {
         let names = [columns.device, columns.district, columns.trusted].map(|column| record.cell(column));
         if self.names != names {
             let [device, district, trusted] = names;
@@ -167,10 +162,11 @@ impl Page {
             self.buckets.len() - 1
         });
         let Some(bucket) = self.buckets.get_mut(place) else { return Ok(()) };
-        set(bucket, record.cell(columns.field), record.cell(columns.value))
+        set(bucket, statistic, record.cell(columns.value))
     }
 
-    fn finish(mut self) -> RollupChunk {
+    /// The buckets, those of a device by ascending time.
+    pub(super) fn finish(mut self) -> RollupChunk {
         let mut order: Vec<((Series, i64), usize)> = self.places.into_iter().collect();
         order.sort_unstable_by_key(|((series, start), _place)| (series.device, *start, *series));
         let mut chunk = RollupChunk::default();

@@ -1,7 +1,7 @@
 //! Questions: Flux out, CSV in, rows as they come.
 //!
-//! InfluxDB gives one field after another, `value` as the last of them by name. So the other fields, which are sparse, are kept until
-//! the values come. Where they are too many to be kept, less time is asked for at once: before the values come nothing is given away yet.
+//! InfluxDB gives one field after another, `suspect` and `value` as the last of them by name. So the other fields, which are sparse,
+//! are kept until these come. Where they are too many to be kept, less time is asked for at once: before the values come nothing is given away yet.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ const DETAILS_MAX: usize = 200_000;
 const PAGE_MIN: Duration = Duration::from_micros(1);
 
 /// Longest list of devices that InfluxDB is told; a longer one is left to this side.
-pub(super) const DEVICES_IN_QUESTION: usize = 200;
+const DEVICES_IN_QUESTION: usize = 200;
 
 impl Influx {
     /// All observations of a selection that InfluxDB has, each identity once: those of a series by ascending time.
@@ -44,7 +44,7 @@ impl Influx {
     pub async fn oldest_time(self: &Arc<Self>) -> Result<Option<Timestamp>, InfluxError> {
         let flux = format!(
             "from(bucket: {}) |> range(start: 1900-01-01T00:00:00Z, stop: 2200-01-01T00:00:00Z) \
-             |> filter(fn: (r) => r._measurement == \"observation\" and r._field == \"value\") |> first() \
+             |> filter(fn: (r) => r._measurement == \"observation\" and (r._field == \"value\" or r._field == \"suspect\")) |> first() \
              |> keep(columns: [\"_time\"]) |> group() |> min(column: \"_time\")",
             literal(&self.settings.bucket)
         );
@@ -58,19 +58,11 @@ impl Influx {
     }
 
     fn flux(&self, selection: &Selection, detail: Detail) -> String {
-        let mut flux = format!(
-            "from(bucket: {}) |> range(start: {}, stop: {}) |> filter(fn: (r) => r._measurement == \"observation\"",
-            literal(&self.settings.bucket),
-            selection.from,
-            selection.to
-        );
-        let properties = selection.properties.iter().map(|property| self.catalogue.get(*property).id.as_str());
-        one_of(&mut flux, "property", properties);
-        if let Some(devices) = selection.devices.as_ref().filter(|devices| devices.len() <= DEVICES_IN_QUESTION) {
-            let state = self.live.read();
-            one_of(&mut flux, "device", devices.iter().map(|device| state.device(*device).id.as_str()));
-        }
+        let mut flux = self.identity(&self.settings.bucket, "observation", selection);
         let mut fields = vec!["value", "flags"];
+        if !selection.trusted {
+            fields.push("suspect");
+        }
         if detail != Detail::Values || !selection.districts.is_empty() {
             fields.push("district");
         }
@@ -82,6 +74,20 @@ impl Influx {
         }
         one_of(&mut flux, "_field", fields.into_iter());
         flux.push_str(") |> drop(columns: [\"_start\", \"_stop\", \"_measurement\"])");
+        flux
+    }
+
+    /// The beginning of a question: a bucket's measurement, a selection's times, properties and devices.
+    pub(super) fn identity(&self, bucket: &str, measurement: &str, selection: &Selection) -> String {
+        let Selection { from, to, properties, devices, .. } = selection;
+        let (bucket, measurement) = (literal(bucket), literal(measurement));
+        let mut flux =
+            format!("from(bucket: {bucket}) |> range(start: {from}, stop: {to}) |> filter(fn: (r) => r._measurement == {measurement}");
+        one_of(&mut flux, "property", properties.iter().map(|property| self.catalogue.get(*property).id.as_str()));
+        if let Some(devices) = devices.as_ref().filter(|devices| devices.len() <= DEVICES_IN_QUESTION) {
+            let state = self.live.read();
+            one_of(&mut flux, "device", devices.iter().map(|device| state.device(*device).id.as_str()));
+        }
         flux
     }
 
@@ -141,6 +147,7 @@ pub(super) fn parse<T: std::str::FromStr>(text: &str, what: &str) -> Result<T, I
 /// Where columns stand in the records of a table of the answer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Columns {
+    pub(super) result: Option<usize>,
     pub(super) time: Option<usize>,
     pub(super) value: Option<usize>,
     pub(super) field: Option<usize>,
@@ -157,6 +164,7 @@ impl Columns {
         let is_header = record.cell(Some(1)) == "result" && record.cell(Some(2)) == "table";
         let error = record.find("error").filter(|_column| record.find("reference").is_some());
         (is_header || error.is_some()).then(|| Self {
+            result: record.find("result"),
             time: record.find("_time"),
             value: record.find("_value"),
             field: record.find("_field"),
@@ -178,6 +186,8 @@ impl Columns {
 #[derive(Clone, Debug, Default)]
 struct Details {
     flags: u16,
+    /// Whether its suspect value came: then a trusted one is what was there before.
+    is_told: bool,
     district: Option<DistrictIndex>,
     longitude: Option<f64>,
     latitude: Option<f64>,
@@ -312,16 +322,29 @@ impl Sorter {
         let Some((device, property)) = self.current.series else { return Ok(()) };
         let (field, value) = (record.cell(columns.field), record.cell(columns.value));
         let time = parse::<Timestamp>(record.cell(columns.time), "time")?.micros();
+        let identity = (device, property, time);
+        if field == "suspect" {
+            self.has_values = true;
+            // One that was trusted since is told as such.
+            if let Some(details) = self.details.get_mut(&identity).filter(|details| details.flags != 0) {
+                details.is_told = true;
+                let details = details.clone();
+                self.push(chunk, identity, parse(value, "value")?, details);
+            }
+            return Ok(());
+        }
         if field == "value" {
             self.has_values = true;
-            let details = self.details.remove(&(device, property, time)).unwrap_or_default();
-            self.push(chunk, device, property, time, parse(value, "value")?, details);
+            let details = self.details.remove(&identity).unwrap_or_default();
+            if !details.is_told {
+                self.push(chunk, identity, parse(value, "value")?, details);
+            }
             return Ok(());
         }
         if self.has_values {
             return Err(InfluxError::Answer(format!("the field {field:?} comes after the values")));
         }
-        let details = self.details.entry((device, property, time)).or_default();
+        let details = self.details.entry(identity).or_default();
         match field {
             "flags" => details.flags = parse(value, "flags")?,
             "district" => details.district = self.influx.districts.by_id(value),
@@ -337,7 +360,8 @@ impl Sorter {
         Ok(())
     }
 
-    fn push(&self, chunk: &mut Chunk, device: DeviceIndex, property: PropertyIndex, time: i64, value: f64, details: Details) {
+    fn push(&self, chunk: &mut Chunk, identity: (DeviceIndex, PropertyIndex, i64), value: f64, details: Details) {
+        let (device, property, time) = identity;
         let position = details.longitude.zip(details.latitude).filter(|_position| !details.is_nowhere);
         let position = position.and_then(|(longitude, latitude)| Position::new(longitude, latitude).ok());
         if !self.selection.matches_place(details.flags, Place { position, district: details.district }) {

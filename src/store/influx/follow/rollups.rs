@@ -61,7 +61,7 @@ impl Follower {
         }
         let known = self.bounded(self.rolled_up_properties(start, end)).await?;
         for property in properties.iter().filter(|property| known.contains(*property)) {
-            self.delete(start, end, &format!("property={}", literal(property))).await?;
+            self.delete_rollups(start, end, &format!("property={}", literal(property))).await?;
         }
         let mut lines = Lines::default();
         while let Some(rows) = rollups.next().await {
@@ -116,12 +116,17 @@ impl Follower {
     }
 
     /// Deletes rollups of a stretch: those of one tag's value.
-    async fn delete(&self, start: Timestamp, end: Timestamp, tag: &str) -> Result<(), FollowError> {
-        let time = |time: Timestamp| -> NaiveDateTime { DateTime::from_timestamp_micros(time.micros()).unwrap_or_default().naive_utc() };
-        // InfluxDB deletes what is at the end of a stretch too, and takes whole seconds.
-        let (start, last) = (time(start), time(end) - chrono::Duration::seconds(1));
+    async fn delete_rollups(&self, start: Timestamp, end: Timestamp, tag: &str) -> Result<(), FollowError> {
         let predicate = format!("_measurement={} AND {tag}", literal(ROLLUP));
-        let deleted = async { Ok(self.influx.client.delete(&self.influx.settings.rollup_bucket, start, last, Some(predicate)).await?) };
+        self.delete(&self.influx.settings.rollup_bucket, start, end, &predicate).await
+    }
+
+    /// Deletes points of a stretch of whole seconds.
+    pub(super) async fn delete(&self, bucket: &str, start: Timestamp, end: Timestamp, predicate: &str) -> Result<(), FollowError> {
+        let time = |time: Timestamp| -> NaiveDateTime { DateTime::from_timestamp_micros(time.micros()).unwrap_or_default().naive_utc() };
+        // InfluxDB deletes what is at the end of a stretch too, and is told whole seconds.
+        let (start, last) = (time(start), time(end) - chrono::Duration::seconds(1));
+        let deleted = async { Ok(self.influx.client.delete(bucket, start, last, Some(predicate.to_owned())).await?) };
         Ok(self.bounded(deleted).await?)
     }
 
@@ -134,7 +139,7 @@ impl Follower {
         for (tier, kept_from) in kept_from {
             if self.deleted.lock().get(&tier) != Some(&kept_from) {
                 let beginning = BEGINNING.parse().unwrap_or(Timestamp::MIN);
-                self.delete(beginning, kept_from, &format!("tier={}", literal(tier.word()))).await?;
+                self.delete_rollups(beginning, kept_from, &format!("tier={}", literal(tier.word()))).await?;
                 self.deleted.lock().insert(tier, kept_from);
             }
         }

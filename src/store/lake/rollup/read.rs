@@ -42,7 +42,8 @@ pub struct RollupChunk {
 pub type RollupChunks = BoxStream<'static, Result<RollupChunk, LakeError>>;
 
 impl RollupChunk {
-    fn retain(&mut self, keep: &[bool]) {
+    /// Keeps the buckets for which `keep` says so.
+    pub(in crate::store) fn retain(&mut self, keep: &[bool]) {
         fn retain<T>(column: &mut Vec<T>, keep: &[bool]) {
             let mut flags = keep.iter();
             column.retain(|_value| flags.next().copied().unwrap_or(false));
