@@ -1,8 +1,10 @@
 //! Questions: Flux out, CSV in, rows as they come.
 //!
-//! InfluxDB gives one field after another, `suspect` and `value` as the last of them by name. So the other fields, which are sparse,
-//! are kept until these come. Where they are too many to be kept, less time is asked for at once: before the values come nothing is given away yet.
+//! InfluxDB gives one field after another, `suspect` and `value` as the last of them by name. So the other fields, which are sparse, are
+//! kept until these come, and what is suspect until its turn among what is trusted. Where they are too many to be kept, less time is asked
+//! for at once: before the values come nothing is given away yet.
 
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,10 +61,7 @@ impl Influx {
 
     fn flux(&self, selection: &Selection, detail: Detail) -> String {
         let mut flux = self.identity(&self.settings.bucket, "observation", selection);
-        let mut fields = vec!["value", "flags"];
-        if !selection.trusted {
-            fields.push("suspect");
-        }
+        let mut fields = if selection.trusted { vec!["value", "stale"] } else { vec!["value", "flags", "suspect"] };
         if detail != Detail::Values || !selection.districts.is_empty() {
             fields.push("district");
         }
@@ -186,14 +185,22 @@ impl Columns {
 #[derive(Clone, Debug, Default)]
 struct Details {
     flags: u16,
-    /// Whether its suspect value came: then a trusted one is what was there before.
-    is_told: bool,
+    /// Whether a suspect value took the place of a trusted one that is still there.
+    is_stale: bool,
     district: Option<DistrictIndex>,
     longitude: Option<f64>,
     latitude: Option<f64>,
     is_nowhere: bool,
     original_value: Option<f64>,
     original_unit: Option<String>,
+}
+
+/// An observation that is not to be trusted: it waits for its place among the others of its series.
+#[derive(Debug)]
+struct Suspect {
+    time: i64,
+    value: f64,
+    details: Details,
 }
 
 /// The series whose records come, by the names that they have; none where it is not selected.
@@ -266,6 +273,8 @@ struct Sorter {
     wanted: Option<Vec<DeviceIndex>>,
     current: Current,
     details: HashMap<(DeviceIndex, PropertyIndex, i64), Details>,
+    /// By series and time.
+    suspects: HashMap<(DeviceIndex, PropertyIndex), VecDeque<Suspect>>,
     /// How many there were of them.
     details_seen: usize,
     details_max: usize,
@@ -281,9 +290,19 @@ impl Rows {
             devices.sort_unstable();
             devices
         });
-        let (current, details, details_seen) = (Current::default(), HashMap::new(), 0);
-        let (is_full, has_values) = (false, false);
-        let sorter = Sorter { influx, selection, detail, wanted, current, details, details_seen, details_max, is_full, has_values };
+        let sorter = Sorter {
+            influx,
+            selection,
+            detail,
+            wanted,
+            current: Current::default(),
+            details: HashMap::new(),
+            suspects: HashMap::new(),
+            details_seen: 0,
+            details_max,
+            is_full: false,
+            has_values: false,
+        };
         Self { records, columns: Columns::default(), sorter }
     }
 
@@ -298,9 +317,10 @@ impl Rows {
             self.columns.refuse(record)?;
             self.sorter.take(record, &self.columns, &mut chunk)?;
             if chunk.len() >= CHUNK_ROWS || self.sorter.is_full {
-                break;
+                return Ok(chunk);
             }
         }
+        self.sorter.finish(&mut chunk);
         Ok(chunk)
     }
 }
@@ -323,20 +343,10 @@ impl Sorter {
         let (field, value) = (record.cell(columns.field), record.cell(columns.value));
         let time = parse::<Timestamp>(record.cell(columns.time), "time")?.micros();
         let identity = (device, property, time);
-        if field == "suspect" {
-            self.has_values = true;
-            // One that was trusted since is told as such.
-            if let Some(details) = self.details.get_mut(&identity).filter(|details| details.flags != 0) {
-                details.is_told = true;
-                let details = details.clone();
-                self.push(chunk, identity, parse(value, "value")?, details);
-            }
-            return Ok(());
-        }
         if field == "value" {
             self.has_values = true;
             let details = self.details.remove(&identity).unwrap_or_default();
-            if !details.is_told {
+            if !(self.push_suspects(chunk, (device, property), time) || details.is_stale) {
                 self.push(chunk, identity, parse(value, "value")?, details);
             }
             return Ok(());
@@ -344,9 +354,18 @@ impl Sorter {
         if self.has_values {
             return Err(InfluxError::Answer(format!("the field {field:?} comes after the values")));
         }
+        if field == "suspect" {
+            // One that was trusted since is told as such.
+            if let Some(details) = self.details.remove(&identity).filter(|details| details.flags != 0) {
+                let value = parse(value, "value")?;
+                self.suspects.entry((device, property)).or_default().push_back(Suspect { time, value, details });
+            }
+            return Ok(());
+        }
         let details = self.details.entry(identity).or_default();
         match field {
             "flags" => details.flags = parse(value, "flags")?,
+            "stale" => details.is_stale = value != "0",
             "district" => details.district = self.influx.districts.by_id(value),
             "longitude" => details.longitude = Some(parse(value, "longitude")?),
             "latitude" => details.latitude = Some(parse(value, "latitude")?),
@@ -358,6 +377,26 @@ impl Sorter {
         self.details_seen = self.details_seen.max(self.details.len());
         self.is_full = self.details.len() > self.details_max;
         Ok(())
+    }
+
+    /// Gives the suspect observations of a series up to a time; whether there is one of that very time.
+    fn push_suspects(&mut self, chunk: &mut Chunk, (device, property): (DeviceIndex, PropertyIndex), to: i64) -> bool {
+        let mut is_same = false;
+        while let Some(suspects) = self.suspects.get_mut(&(device, property))
+            && let Some(Suspect { time, value, details }) = suspects.pop_front_if(|suspect| suspect.time <= to)
+        {
+            is_same = time == to;
+            self.push(chunk, (device, property, time), value, details);
+        }
+        is_same
+    }
+
+    /// Gives the suspect observations that are left once all values have come.
+    fn finish(&mut self, chunk: &mut Chunk) {
+        for (device, property) in self.suspects.keys().copied().collect::<Vec<_>>() {
+            self.push_suspects(chunk, (device, property), i64::MAX);
+        }
+        self.suspects.clear();
     }
 
     fn push(&self, chunk: &mut Chunk, identity: (DeviceIndex, PropertyIndex, i64), value: f64, details: Details) {
