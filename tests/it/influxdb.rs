@@ -245,7 +245,7 @@ fn both_stores_give_the_same_answers_of_rollups() {
     let (setup, answers) = ask_both(setup, &questions, wait_until_rolled_up);
     let sources = |needle: &str| answers.iter().filter(|answer| answer.contains(&format!("\"source\":\"{needle}\""))).count();
     for source in ["rollup-1d", "rollup-1h", "rollup-15m", "rows", "pieces-600s"] {
-        assert!(sources(source) > 10, "{source}: {}", sources(source));
+        assert!(sources(source) > 5, "{source}: {}", sources(source));
     }
 
     // While InfluxDB is away: late values, buckets that vanish since nothing in them is trusted any more or it was elsewhere, corrections.
