@@ -695,13 +695,13 @@ pub(super) fn last_sequence(connection: &Connection) -> Result<u64, StateError> 
     Ok(last.map_or(0, unsigned))
 }
 
-/// Deletes what every store has of the log.
+/// Deletes what every store has of the log: nothing while the lake has not yet said what it has.
 fn forget_followed(transaction: &Transaction<'_>) -> Result<(), StateError> {
     for script in [
-        "DELETE FROM log_ordered WHERE sequence <= (SELECT min(ordered) FROM follower)",
-        "DELETE FROM log_late WHERE sequence <= (SELECT min(late) FROM follower)",
+        "DELETE FROM log_ordered WHERE sequence <= (SELECT min(ordered) FROM follower HAVING max(store = ?1))",
+        "DELETE FROM log_late WHERE sequence <= (SELECT min(late) FROM follower HAVING max(store = ?1))",
     ] {
-        transaction.prepare_cached(script)?.execute([])?;
+        transaction.prepare_cached(script)?.execute(params![LAKE])?;
     }
     Ok(())
 }
