@@ -47,6 +47,9 @@ const BATCHES: usize = 2;
 /// Rows that one merge of late rows takes at most.
 const MERGE_ROWS_MAX: usize = 500_000;
 
+/// The longest of months: so much longer than asked for a rollup may be kept.
+const MONTH: Duration = Duration::from_hours(31 * 24);
+
 /// How long a part that was told to give up may still take.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -206,18 +209,18 @@ impl Service {
             Lake::open(&config.node.data, Arc::clone(&database), Arc::clone(&catalogue), Arc::clone(&districts), lake_settings(&config))
                 .await?;
         let lake = Arc::new(lake);
-        let settings = influx_settings(&config.influxdb, config.intake.disk_reserve_mib)
-            .filter(|_settings| config.stores.contains(&StoreName::Influxdb));
+        let settings = influx_settings(&config).filter(|_settings| config.stores.contains(&StoreName::Influxdb));
         let influx = if let Some(settings) = settings {
             let live = Arc::clone(database.live());
-            Some(Arc::new(Influx::new(settings, live, Arc::clone(&catalogue), Arc::clone(&districts))?))
+            let reader = Arc::new(Reader::open(database.path())?);
+            Some(Arc::new(Influx::new(settings, live, Arc::clone(&catalogue), Arc::clone(&districts), reader)?))
         } else {
             // What it would still need must not hold back the log.
             database.turn().detach(STORE_INFLUXDB)?;
             None
         };
         let history = match (&influx, config.query_store) {
-            (Some(influx), StoreName::Influxdb) => History::Influx(Arc::clone(influx)),
+            (Some(influx), StoreName::Influxdb) => History::Influx(Arc::clone(influx), Arc::clone(&lake)),
             _ => History::Lake(Arc::clone(&lake)),
         };
         let rules = config.alerts.rules.as_deref();
@@ -316,7 +319,7 @@ impl Service {
             ("the lake's keeper", Ok(()))
         });
         if let Some(influx) = influx {
-            let follower = Follower::new(influx, lake, Arc::clone(&database), Arc::clone(&clock))?;
+            let follower = Follower::new(influx, lake, Arc::clone(&database), Arc::clone(&clock));
             let stop = service.stop_background.clone();
             service.background.spawn(async move {
                 follower.run(stop).await;
@@ -538,18 +541,25 @@ fn lake_settings(config: &Config) -> LakeSettings {
 }
 
 /// None without a token, which the check of the configuration asks for.
-fn influx_settings(config: &config::InfluxDb, disk_reserve_mib: u64) -> Option<InfluxSettings> {
+fn influx_settings(Config { influxdb: config, intake, lake, .. }: &Config) -> Option<InfluxSettings> {
+    let rollups_kept = [lake.kept_15m.0, lake.kept_1h.0, lake.kept_1d.0];
     Some(InfluxSettings {
         url: config.url.clone(),
         org: config.org.clone(),
         bucket: config.bucket.clone(),
+        rollup_bucket: format!("{}_rollup", config.bucket),
         token: config.token.clone()?,
         kept: config.kept.0,
+        // As long as any of them; days go by whole months.
+        rollups_kept: match rollups_kept.into_iter().max() {
+            Some(longest) if !rollups_kept.contains(&Duration::ZERO) => longest + MONTH,
+            _ => Duration::ZERO,
+        },
         batch_lines_max: config.batch_lines,
         timeout: config.timeout.0,
         backoff_max: config.backoff_max.0,
         log_bytes_max: config.log_mib_max << 20,
-        disk_reserve_bytes: disk_reserve_mib << 20,
+        disk_reserve_bytes: intake.disk_reserve_mib << 20,
     })
 }
 

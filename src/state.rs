@@ -20,7 +20,7 @@ mod snapshot;
 pub use block::{Block, Lane, Origin, Place, Rows};
 pub use database::{
     AlertChange, Attachment, Commit, ConditionRow, Database, Discard, FILE, FolderLock, FollowerPosition, LAKE, LOCK, MergePlan, NewDevice,
-    NewRules, NewSeries, Quarantined, Restored, RestoredWork, StateError, TouchedUnit, Trim, Turn,
+    NewRules, NewSeries, Quarantined, Restored, RestoredWork, StateError, TouchedUnit, Trim, Turn, UncopiedUnit,
 };
 pub use disk::disk_free;
 pub use ledger::{Counts, LedgerKey, LedgerMoves};

@@ -10,7 +10,7 @@ mod lake;
 mod selection;
 
 pub use history::{History, View};
-pub use influx::{Follower, Influx, InfluxError, InfluxSettings, InfluxStatus, STORE as STORE_INFLUXDB};
+pub use influx::{Follower, Influx, InfluxError, InfluxSettings, InfluxStatus, Pieces, STORE as STORE_INFLUXDB};
 pub use keeper::{Keeper, KeeperFailure, Schedule};
 pub use lake::{
     Buckets, Lake, LakeError, LakeSettings, LakeStatus, Maintenance, RollupChunk, RollupChunks, STORE, Snapshot, TableFault, TableFile,

@@ -100,7 +100,8 @@ struct StretchBody {
     /// Where it ends.
     #[schema(example = "2026-06-02T00:00:00+02:00")]
     to: String,
-    /// `rows`, or a rollup: `rollup-15m`, `rollup-1h`, `rollup-1d`.
+    /// `rows`, or a rollup: `rollup-15m`, `rollup-1h`, `rollup-1d`, or `pieces-900s` and the like: the store itself aggregates pieces of
+    /// so many seconds.
     #[schema(example = "rollup-1h")]
     source: String,
     /// How many rows or buckets of it were read.

@@ -19,7 +19,7 @@ use crate::ingest::SourceStatus;
 use crate::intake::Pause;
 use crate::model::Timestamp;
 use crate::state::{Counts, Reader, StateError, disk_free};
-use crate::store::{InfluxStatus, LakeStatus};
+use crate::store::{InfluxStatus, LakeStatus, STORE_INFLUXDB};
 
 /// What a broker that drops messages of its own means for whoever reads this.
 const DROPS: &str = "the broker dropped messages before they reached this server, which cannot bring them back: \
@@ -313,6 +313,9 @@ struct InfluxState {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     copied: Option<Timestamp>,
+    /// Local days and properties whose rollups it lacks; absent while that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rollups_behind: Option<usize>,
     /// Points written since the program started.
     written: u64,
     /// Points that it refused since then; they are in the quarantine.
@@ -330,7 +333,8 @@ impl InfluxState {
     fn of(status: InfluxStatus, reader: &Reader) -> Result<Self, StateError> {
         let InfluxStatus { position, copied, written, refused, failure } = status;
         let (error, since) = failure.unzip();
-        Ok(Self { behind_bytes: reader.log_bytes_after(position)?, copied, written, refused, error, since })
+        let rollups_behind = reader.uncopied(STORE_INFLUXDB, None)?.map(|units| units.len());
+        Ok(Self { behind_bytes: reader.log_bytes_after(position)?, copied, rollups_behind, written, refused, error, since })
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
@@ -16,6 +17,12 @@ use crate::rollup::{Kept, Statistic, Tier};
 /// Most buckets of a tier in one question: 15 minutes for 28 years.
 const BUCKETS_MAX: usize = 1_000_000;
 
+/// The shortest pieces that a store is asked to aggregate.
+const PIECE_MIN: Duration = Duration::from_mins(1);
+
+/// Pieces with fewer rows are no less to read than these.
+const ROWS_OF_PIECE_MIN: f64 = 4.0;
+
 /// What is read of a stretch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -23,6 +30,8 @@ pub enum Source {
     Rows,
     /// The buckets of a tier.
     Rollup(Tier),
+    /// What the store itself makes of pieces so long, from multiples of that since 1970 on.
+    Pieces(Duration),
 }
 
 impl fmt::Display for Source {
@@ -30,6 +39,7 @@ impl fmt::Display for Source {
         match self {
             Self::Rows => formatter.write_str("rows"),
             Self::Rollup(tier) => write!(formatter, "rollup-{tier}"),
+            Self::Pieces(every) => write!(formatter, "pieces-{}s", every.as_secs()),
         }
     }
 }
@@ -67,6 +77,12 @@ pub struct Question<'a> {
     pub windows: &'a Windows,
     /// Whether only readings made in some area count: buckets have no positions.
     pub by_area: bool,
+    /// Whether answers are told apart by district, or only readings of some count: pieces have none.
+    pub by_district: bool,
+    /// How many devices it is about.
+    pub devices: usize,
+    /// Whether the store aggregates pieces by itself.
+    pub has_pieces: bool,
     /// Whether only trusted readings count.
     pub trusted: bool,
     /// How many rows are expected, at most.
@@ -93,8 +109,18 @@ impl Sources {
 
     /// The coarsest that answer a question.
     pub fn plan(question: &Question<'_>, rolled_up: Option<RolledUp<'_>>) -> Self {
+        let mut sources = Self::of_rollups(question, rolled_up);
+        if let Some((every, statistic)) = pieces(question) {
+            for stretch in sources.stretches.iter_mut().filter(|stretch| stretch.source == Source::Rows) {
+                (stretch.source, sources.statistic) = (Source::Pieces(every), statistic);
+            }
+        }
+        sources
+    }
+
+    fn of_rollups(question: &Question<'_>, rolled_up: Option<RolledUp<'_>>) -> Self {
         let windows = question.windows;
-        let Some(rolled_up) = rolled_up else { return Self::rows(windows, "the store has no rollups") };
+        let Some(rolled_up) = rolled_up else { return Self::rows(windows, "the store has no rollups yet") };
         if question.by_area {
             return Self::rows(windows, "rollups have no positions, which the area asks for");
         }
@@ -139,7 +165,7 @@ impl Sources {
 
     /// Whether any of it comes from rollups.
     pub fn use_rollups(&self) -> bool {
-        self.stretches.iter().any(|stretch| stretch.source != Source::Rows)
+        self.stretches.iter().any(|stretch| matches!(stretch.source, Source::Rollup(_)))
     }
 }
 
@@ -158,6 +184,30 @@ fn statistic(time: TimeFunction, property: &Property) -> Option<Statistic> {
         (TimeFunction::TimeWeightedMean | TimeFunction::Mode | TimeFunction::Changes | TimeFunction::Duration(_), _) => return None,
     };
     Kept::of(property).has(statistic).then_some(statistic)
+}
+
+/// The longest pieces of which all windows are made, and what is needed of them; `None` where the rows do as well, or only they do.
+fn pieces(question: &Question<'_>) -> Option<(Duration, Statistic)> {
+    let Question { property, time, windows, by_area, by_district, trusted, has_pieces, .. } = *question;
+    if !has_pieces || by_area || by_district || !trusted {
+        return None;
+    }
+    let known = [Statistic::Count, Statistic::Sum, Statistic::Extremes, Statistic::Ends];
+    let statistic = statistic(time, property).filter(|statistic| known.contains(statistic))?;
+    let edges = (0..windows.len()).filter_map(|window| windows.edges(window)).flat_map(|(start, end)| [start, end]);
+    let every = Duration::from_micros(edges.fold(0, |one, other| common_divisor(one, other.unsigned_abs())));
+    if every < PIECE_MIN || every.subsec_nanos() != 0 {
+        return None;
+    }
+    let pieces = windows.end().since(windows.start()).as_secs_f64() / every.as_secs_f64() * question.devices as f64;
+    (question.rows_expected >= pieces * ROWS_OF_PIECE_MIN).then_some((every, statistic))
+}
+
+fn common_divisor(mut one: u64, mut other: u64) -> u64 {
+    while other != 0 {
+        (one, other) = (other, one % other);
+    }
+    one
 }
 
 /// Where buckets begin and end around a question's windows.
@@ -197,6 +247,7 @@ mod tests {
         size: &'a str,
         zone: &'a str,
         touched: &'a [&'a str],
+        has_pieces: bool,
     }
 
     /// From the 29th of March to the 2nd of April 2026, local time: summer time begins in Rome on the first of these days.
@@ -211,8 +262,11 @@ mod tests {
             time: TimeFunction::parse(asked.function, property).unwrap(),
             windows: &windows,
             by_area: false,
+            by_district: false,
+            devices: 1,
+            has_pieces: asked.has_pieces,
             trusted: true,
-            rows_expected: 2.0,
+            rows_expected: 5_000.0,
             rows_exact_max: 1.0,
         };
         let touched: Vec<Timestamp> = asked.touched.iter().map(|day| at(day)).collect();
@@ -222,7 +276,8 @@ mod tests {
         sources.stretches.iter().map(|stretch| format!("{} {}", stretch.from, stretch.source)).collect()
     }
 
-    const BASE: Asked<'static> = Asked { property: "temperature", function: "mean", size: "1d", zone: "Europe/Rome", touched: &[] };
+    const BASE: Asked<'static> =
+        Asked { property: "temperature", function: "mean", size: "1d", zone: "Europe/Rome", touched: &[], has_pieces: false };
 
     #[test]
     fn the_coarsest_tier_that_fits_the_windows_answers() {
@@ -245,6 +300,24 @@ mod tests {
         );
         let touched = ["2026-03-28T23:00:00Z"];
         assert_eq!(plan(&Asked { touched: &touched, size: "1h", ..BASE }), ["2026-03-28T23:00:00Z rows", "2026-03-29T22:00:00Z rollup-1h"]);
+    }
+
+    #[test]
+    fn stores_aggregate_pieces_of_what_is_not_rolled_up() {
+        let touched = ["2026-03-29T22:00:00Z"];
+        let base = Asked { touched: &touched, has_pieces: true, ..BASE };
+        // The first of the days has 23 hours.
+        let expected = ["2026-03-28T23:00:00Z rollup-1d", "2026-03-29T22:00:00Z pieces-3600s", "2026-03-30T22:00:00Z rollup-1d"];
+        assert_eq!(plan(&base), expected);
+        assert_eq!(plan(&Asked { size: "5m", ..base }), ["2026-03-28T23:00:00Z pieces-300s"]);
+        assert_eq!(plan(&Asked { size: "2m", ..base }), ["2026-03-28T23:00:00Z rows"], "hardly fewer pieces than rows");
+        assert_eq!(
+            plan(&Asked { size: "1d", zone: "Asia/Kathmandu", touched: &["2026-03-28T23:00:00Z", "2026-03-29T22:00:00Z"], ..base })[1],
+            "2026-03-28T23:00:00Z pieces-900s"
+        );
+        assert_eq!(plan(&Asked { property: "noise", size: "5m", ..base }), ["2026-03-28T23:00:00Z rows"]);
+        assert_eq!(plan(&Asked { property: "noise", function: "max", size: "5m", ..base }), ["2026-03-28T23:00:00Z pieces-300s"]);
+        assert_eq!(plan(&Asked { function: "p95", size: "5m", ..base }), ["2026-03-28T23:00:00Z rows"]);
     }
 
     #[test]

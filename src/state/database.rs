@@ -22,11 +22,12 @@ use crate::model::{
 };
 
 /// What each version of the schema adds to the one before. A released version never changes.
-const MIGRATIONS: [&[&str]; 4] = [
+const MIGRATIONS: [&[&str]; 5] = [
     &[include_str!("schema.sql")],
     &[include_str!("registry.sql"), include_str!("quarantine.sql"), include_str!("unmapped.sql")],
     &[include_str!("follower.sql")],
     &[include_str!("rollup.sql")],
+    &[include_str!("rollup_copies.sql")],
 ];
 pub(super) const SCHEMA_VERSION: usize = MIGRATIONS.len();
 
@@ -340,6 +341,17 @@ pub struct Attachment {
     pub position: FollowerPosition,
     /// Up to which phenomenon time it has what the lake had when it was attached; `None` once it has all of it.
     pub copied: Option<Timestamp>,
+    /// Whether it is noted which rollups it lacks; until then it may lack any.
+    pub rollups: bool,
+}
+
+/// A unit whose rollups a store beside the lake lacks.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UncopiedUnit {
+    /// Which.
+    pub unit: TouchedUnit,
+    /// When that was noted last: a number that only grows.
+    pub moment: i64,
 }
 
 /// A local day of the city and a property: what is rolled up together.
@@ -500,21 +512,24 @@ impl Turn<'_> {
     pub fn attachment(&self, store: &'static str) -> Result<Option<Attachment>, StateError> {
         let found = self
             .connection
-            .prepare_cached("SELECT ordered, late, copied FROM follower WHERE store = ?1")?
-            .query_row(params![store], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, Option<i64>>(2)?)))
+            .prepare_cached("SELECT ordered, late, copied, rollups FROM follower WHERE store = ?1")?
+            .query_row(params![store], |row| Ok((row.get(0)?, row.get(1)?, row.get::<_, Option<i64>>(2)?, row.get(3)?)))
             .optional()?;
-        Ok(found.map(|(ordered, late, copied)| Attachment {
+        Ok(found.map(|(ordered, late, copied, rollups)| Attachment {
             position: FollowerPosition { ordered: unsigned(ordered), late: unsigned(late) },
             copied: copied.map(Timestamp::from_micros_clamped),
+            rollups,
         }))
     }
 
     /// Notes how far a further store has come: the log keeps what any store still needs.
     pub fn attach(&mut self, store: &'static str, attachment: &Attachment) -> Result<(), StateError> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        transaction.prepare_cached("INSERT OR REPLACE INTO follower (store, ordered, late, copied) VALUES (?1, ?2, ?3, ?4)")?.execute(
-            params![store, signed(attachment.position.ordered), signed(attachment.position.late), attachment.copied.map(Timestamp::micros)],
-        )?;
+        let Attachment { position, copied, rollups } = *attachment;
+        let (ordered, late, copied) = (signed(position.ordered), signed(position.late), copied.map(Timestamp::micros));
+        transaction
+            .prepare_cached("INSERT OR REPLACE INTO follower (store, ordered, late, copied, rollups) VALUES (?1, ?2, ?3, ?4, ?5)")?
+            .execute(params![store, ordered, late, copied, rollups])?;
         forget_followed(&transaction)?;
         Ok(transaction.commit()?)
     }
@@ -522,7 +537,9 @@ impl Turn<'_> {
     /// Lets the log go on without a store that has fallen behind, or is no longer wanted.
     pub fn detach(&mut self, store: &'static str) -> Result<(), StateError> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        transaction.prepare_cached("DELETE FROM follower WHERE store = ?1")?.execute(params![store])?;
+        for script in ["DELETE FROM follower WHERE store = ?1", "DELETE FROM rollup_uncopied WHERE store = ?1"] {
+            transaction.prepare_cached(script)?.execute(params![store])?;
+        }
         forget_followed(&transaction)?;
         Ok(transaction.commit()?)
     }
@@ -539,9 +556,50 @@ impl Turn<'_> {
         self.each_unit("INSERT OR IGNORE INTO rollup_touched (day, property) VALUES (?1, ?2)", units)
     }
 
-    /// Notes that units are rolled up again.
+    /// Notes that units are rolled up again: every store beside the lake lacks these rollups.
     pub fn settle_touched(&mut self, units: &[TouchedUnit]) -> Result<(), StateError> {
-        self.each_unit("DELETE FROM rollup_touched WHERE day = ?1 AND property = ?2", units)
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        {
+            let mut settle = transaction.prepare_cached("DELETE FROM rollup_touched WHERE day = ?1 AND property = ?2")?;
+            let mut note = transaction.prepare_cached(
+                "INSERT OR REPLACE INTO rollup_uncopied (store, property, day, moment)
+                 SELECT store, ?2, ?1, (SELECT coalesce(max(moment), 0) + 1 FROM rollup_uncopied) FROM follower WHERE store <> ?3",
+            )?;
+            for unit in units {
+                settle.execute(params![unit.day, unit.property])?;
+                note.execute(params![unit.day, unit.property, LAKE])?;
+            }
+        }
+        Ok(transaction.commit()?)
+    }
+
+    /// Notes which rollups a store beside the lake lacks, all of them: from here on it is known.
+    pub fn note_uncopied(&mut self, store: &'static str, units: &[TouchedUnit]) -> Result<(), StateError> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        {
+            let mut note = transaction.prepare_cached(
+                "INSERT OR REPLACE INTO rollup_uncopied (store, property, day, moment)
+                 VALUES (?1, ?2, ?3, (SELECT coalesce(max(moment), 0) + 1 FROM rollup_uncopied))",
+            )?;
+            for unit in units {
+                note.execute(params![store, unit.property, unit.day])?;
+            }
+            transaction.prepare_cached("UPDATE follower SET rollups = 1 WHERE store = ?1")?.execute(params![store])?;
+        }
+        Ok(transaction.commit()?)
+    }
+
+    /// Notes that a store beside the lake has the rollups of units, but for those that were rolled up again since.
+    pub fn settle_uncopied(&mut self, store: &'static str, units: &[UncopiedUnit]) -> Result<(), StateError> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        {
+            let mut settle = transaction
+                .prepare_cached("DELETE FROM rollup_uncopied WHERE store = ?1 AND property = ?2 AND day = ?3 AND moment = ?4")?;
+            for UncopiedUnit { unit, moment } in units {
+                settle.execute(params![store, unit.property, unit.day, moment])?;
+            }
+        }
+        Ok(transaction.commit()?)
     }
 
     fn each_unit(&mut self, statement: &str, units: &[TouchedUnit]) -> Result<(), StateError> {
@@ -651,13 +709,13 @@ pub(super) fn last_sequence(connection: &Connection) -> Result<u64, StateError> 
     Ok(last.map_or(0, unsigned))
 }
 
-/// Deletes what every store has of the log.
+/// Deletes what every store has of the log: nothing while the lake has not yet said what it has.
 fn forget_followed(transaction: &Transaction<'_>) -> Result<(), StateError> {
     for script in [
-        "DELETE FROM log_ordered WHERE sequence <= (SELECT min(ordered) FROM follower)",
-        "DELETE FROM log_late WHERE sequence <= (SELECT min(late) FROM follower)",
+        "DELETE FROM log_ordered WHERE sequence <= (SELECT min(ordered) FROM follower HAVING max(store = ?1))",
+        "DELETE FROM log_late WHERE sequence <= (SELECT min(late) FROM follower HAVING max(store = ?1))",
     ] {
-        transaction.prepare_cached(script)?.execute([])?;
+        transaction.prepare_cached(script)?.execute(params![LAKE])?;
     }
     Ok(())
 }

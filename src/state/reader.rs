@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
 use super::block::Lane;
-use super::database::{Discard, FollowerPosition, StateError, source_name};
+use super::database::{Discard, FollowerPosition, StateError, TouchedUnit, UncopiedUnit, source_name};
 use super::ledger::{Counts, LedgerKey};
 use crate::model::Timestamp;
 
@@ -225,6 +225,25 @@ impl Reader {
             )?
             .query_row(params![signed(position.ordered), signed(position.late)], |row| row.get(0))?;
         Ok(u64::try_from(bytes).unwrap_or(0))
+    }
+
+    /// The units whose rollups a store beside the lake lacks, the newest days first, of one property, if one is given; `None` while it
+    /// may lack any.
+    pub fn uncopied(&self, store: &'static str, property: Option<&str>) -> Result<Option<Vec<UncopiedUnit>>, StateError> {
+        let mut connection = self.0.lock();
+        // Both are of one instant.
+        let transaction = connection.transaction()?;
+        let is_known = "SELECT 1 FROM follower WHERE store = ?1 AND copied IS NULL AND rollups";
+        if !transaction.prepare_cached(is_known)?.exists(params![store])? {
+            return Ok(None);
+        }
+        let mut select = transaction.prepare_cached(
+            "SELECT day, property, moment FROM rollup_uncopied WHERE store = ?1 AND (?2 IS NULL OR property = ?2) ORDER BY day DESC",
+        )?;
+        let units = select.query_map(params![store, property], |row| {
+            Ok(UncopiedUnit { unit: TouchedUnit { day: row.get(0)?, property: row.get(1)? }, moment: row.get(2)? })
+        })?;
+        Ok(Some(units.collect::<Result<_, _>>()?))
     }
 
     /// Quarantined messages, newest first.

@@ -204,6 +204,7 @@ pub fn begin_anew(path: &Path) -> Result<Uuid, StateError> {
     let transaction = connection.transaction()?;
     transaction.execute("UPDATE incarnation SET id = ?1", params![incarnation.to_string()])?;
     transaction.execute("DELETE FROM follower WHERE store <> ?1", params![LAKE])?;
+    transaction.execute("DELETE FROM rollup_uncopied", params![])?;
     transaction.commit()?;
     Ok(incarnation)
 }

@@ -6,17 +6,27 @@
 //!   [`InfluxSettings::log_bytes_max`] lets the log go, and copies the lake's table anew once InfluxDB is back.
 //! - **What it refuses** is told apart from the rest by halving the batch, kept in the quarantine, and never blocks what comes behind.
 //!
-//! A point is `observation,device=…,property=… value=…`, times in microseconds. Further fields stand where they say something:
-//! `flags`, `district`, `longitude` and `latitude` in degrees, `original_value` and `original_unit`. Since fields of a point that is
+//! A point is `observation,device=…,property=… value=…`, times in microseconds; a value that is not to be trusted is in the field `suspect`
+//! instead, so that InfluxDB can aggregate what is trusted without looking at flags. Further fields stand where they say something: `flags`, `district`, `longitude` and `latitude` in degrees, `original_value` and `original_unit`. Since fields of a point that is
 //! written again stay unless they are overwritten, rows that may overwrite a point write all of them: `flags=0i`, the word `none` as
-//! `district` or `original_unit`, `located=false`. (Not an empty text: InfluxDB 2.7.12 gives a series' texts at wrong times once one of
+//! `district` or `original_unit`, `located=false`; and `stale=1i` where beside a suspect value a trusted one may be left. (Not an empty text: InfluxDB 2.7.12 gives a series' texts at wrong times once one of
 //! them is empty.)
+//!
+//! Rollups lie in a second bucket, `<bucket>_rollup`: what the lake has rolled up is copied there. A bucket of time is
+//! `rollup,tier=…,property=…,device=…,trusted=…[,district=…]` at its start, with the lake's columns as fields; sketches are in Base64.
+//!
+//! - **Units.** Copied is what is rolled up together: a local day of a property. The state database knows which units are not copied, in
+//!   the same transaction that says that they are rolled up; of these the rows are asked. Of a unit that is copied again nothing is
+//!   left of what was there.
+//! - **No half units.** A question that read a unit while it was copied again is asked anew ([`Influx::rewrites`]).
 //!
 //! Not here: the ledger and duplicates. The lake settles these; InfluxDB overwrites.
 
 mod csv;
 mod follow;
 mod line;
+mod pieces;
+mod rollup;
 mod scan;
 
 use std::sync::Arc;
@@ -29,16 +39,21 @@ use influxdb2::{BuildError, RequestError};
 use parking_lot::Mutex;
 
 pub use follow::Follower;
+pub use pieces::Pieces;
+use rollup::Rewrites;
 
 use crate::config::Secret;
 use crate::model::{Catalogue, Districts, Timestamp};
-use crate::state::{FollowerPosition, Live};
+use crate::state::{FollowerPosition, Live, Reader};
 
 /// The store's name among the followers of the log.
 pub const STORE: &str = "influxdb";
 
 /// Stands where a text field has nothing to say and must overwrite.
 const NONE: &str = "none";
+
+/// The measurement of rollups.
+const ROLLUP: &str = "rollup";
 
 /// InfluxDB cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -64,9 +79,6 @@ pub enum InfluxError {
     /// An answer that is not understood.
     #[error("InfluxDB's answer is not understood: {0}")]
     Answer(String),
-    /// More than can be kept.
-    #[error("more than {0} observations with flags, districts or places: ask for less time or fewer devices")]
-    TooMuch(usize),
     /// The organisation is not there, or the token may not see it.
     #[error("InfluxDB knows no organisation {0:?} that the token may see")]
     Organisation(String),
@@ -81,10 +93,14 @@ pub struct InfluxSettings {
     pub org: String,
     /// The bucket of observations.
     pub bucket: String,
+    /// The bucket of rollups.
+    pub rollup_bucket: String,
     /// The token.
     pub token: Secret,
     /// How long the bucket keeps observations where it is made by this program; zero means for ever.
     pub kept: Duration,
+    /// Likewise the bucket of rollups.
+    pub rollups_kept: Duration,
     /// Lines of one write.
     pub batch_lines_max: usize,
     /// How long one request may take.
@@ -124,6 +140,9 @@ pub struct Influx {
     live: Arc<Live>,
     catalogue: Arc<Catalogue>,
     districts: Arc<Districts>,
+    /// Knows which rollups are not copied.
+    reader: Arc<Reader>,
+    rewrites: Mutex<Rewrites>,
     status: Mutex<InfluxStatus>,
 }
 
@@ -140,6 +159,7 @@ impl Influx {
         live: Arc<Live>,
         catalogue: Arc<Catalogue>,
         districts: Arc<Districts>,
+        reader: Arc<Reader>,
     ) -> Result<Self, InfluxError> {
         use reqwest11::header::{CONTENT_ENCODING, HeaderMap, HeaderValue};
         let http = || reqwest11::Client::builder().connect_timeout(settings.timeout).timeout(settings.timeout);
@@ -151,7 +171,8 @@ impl Influx {
         let questions = reqwest11::Client::builder().connect_timeout(settings.timeout).build().map_err(InfluxError::Questions)?;
         // Until the follower has looked, nothing is known to be there.
         let status = InfluxStatus { copied: Some(Timestamp::MIN), ..InfluxStatus::default() };
-        Ok(Self { writer, client, questions, settings, live, catalogue, districts, status: Mutex::new(status) })
+        let (status, rewrites) = (Mutex::new(status), Mutex::default());
+        Ok(Self { writer, client, questions, settings, live, catalogue, districts, reader, rewrites, status })
     }
 
     /// What is said of it.
@@ -159,13 +180,19 @@ impl Influx {
         self.status.lock().clone()
     }
 
-    /// Makes the bucket where it is not there.
+    /// Makes the buckets that are not there.
     async fn prepare(&self) -> Result<(), InfluxError> {
-        let InfluxSettings { bucket, org, kept, .. } = &self.settings;
-        let request = ListBucketsRequest { name: Some(bucket.clone()), ..ListBucketsRequest::default() };
+        let InfluxSettings { bucket, kept, rollup_bucket, rollups_kept, .. } = &self.settings;
+        self.prepare_bucket(bucket, *kept).await?;
+        self.prepare_bucket(rollup_bucket, *rollups_kept).await
+    }
+
+    async fn prepare_bucket(&self, bucket: &str, kept: Duration) -> Result<(), InfluxError> {
+        let org = &self.settings.org;
+        let request = ListBucketsRequest { name: Some(bucket.to_owned()), ..ListBucketsRequest::default() };
         let found = self.client.list_buckets(Some(request)).await;
         match found {
-            Ok(found) if found.buckets.iter().any(|known| known.name == *bucket) => return Ok(()),
+            Ok(found) if found.buckets.iter().any(|known| known.name == bucket) => return Ok(()),
             // InfluxDB says so of a bucket that is not there.
             Ok(_) | Err(RequestError::Http { status: reqwest11::StatusCode::NOT_FOUND, .. }) => {}
             Err(error) => return Err(error.into()),
@@ -179,7 +206,7 @@ impl Influx {
             let seconds = i32::try_from(kept.as_secs()).unwrap_or(i32::MAX);
             vec![RetentionRule::new(retention_rule::Type::Expire, seconds)]
         };
-        let request = PostBucketRequest { retention_rules: rules, ..PostBucketRequest::new(organisation, bucket.clone()) };
+        let request = PostBucketRequest { retention_rules: rules, ..PostBucketRequest::new(organisation, bucket.to_owned()) };
         self.client.create_bucket(Some(request)).await?;
         tracing::info!(bucket, "made the bucket");
         Ok(())

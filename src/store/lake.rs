@@ -43,6 +43,7 @@ pub use look::{TableFault, TableFile, TableFolder, TableVersion, Unused};
 pub use maintain::Maintenance;
 pub use rollup::{Buckets, RollupChunk, RollupChunks};
 use rollup::{LocalDays, Rollups, Touched};
+pub(super) use rollup::{RollupRow, columns_of};
 pub use scan::Snapshot;
 use table::Change;
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::stream::BoxStream;
+use futures::{StreamExt, stream};
 use hashbrown::HashMap;
 use jiff::tz::TimeZone;
 
@@ -16,10 +17,13 @@ use crate::query::function::{AcrossFunction, TimeFunction};
 use crate::query::plan::{self, RolledUp, Source, Sources, Stretch};
 use crate::rollup::{RELATIVE_ERROR, Statistic};
 use crate::state::{DeviceIndex, State};
-use crate::store::{Chunk, Chunks, Detail, Order, RollupChunk, RollupChunks, Selection, View};
+use crate::store::{Chunk, Chunks, Detail, LakeError, Order, Pieces, RollupChunk, RollupChunks, Selection, View};
 
 /// Up to so many expected rows, percentiles are exact even where sketches would answer.
 const EXACT_ROWS_MAX: f64 = 1e6;
+
+/// So often rollups are read that are written meanwhile; then the rows are.
+const ATTEMPTS: usize = 3;
 
 /// What aggregates are asked for.
 #[derive(Clone, Debug)]
@@ -146,11 +150,25 @@ impl Gathered {
     async fn take_buckets(&mut self, mut chunks: RollupChunks) -> Result<u64, AskError> {
         let mut read = 0;
         while let Some(chunk) = chunks.next().await {
-            let RollupChunk { device, start, district, statistics } = &chunk?;
-            read += start.len() as u64;
-            self.rows += statistics.iter().map(|statistics| statistics.count).sum::<u64>();
-            self.aggregator.push_rollup(device, start, district, statistics)?;
+            read += self.take_bucket_chunk(&chunk?)?;
             tokio::task::coop::consume_budget().await;
+        }
+        Ok(read)
+    }
+
+    fn take_bucket_chunk(&mut self, chunk: &RollupChunk) -> Result<u64, AskError> {
+        let RollupChunk { device, start, district, statistics } = chunk;
+        self.rows += statistics.iter().map(|statistics| statistics.count).sum::<u64>();
+        self.aggregator.push_rollup(device, start, district, statistics)?;
+        Ok(start.len() as u64)
+    }
+
+    async fn take_pieces(&mut self, mut pages: BoxStream<'static, Result<Pieces, LakeError>>) -> Result<u64, AskError> {
+        let mut read = 0;
+        while let Some(page) = pages.next().await {
+            let Pieces { buckets, rows } = page?;
+            read += self.take_bucket_chunk(&buckets)?;
+            read += self.take_rows(stream::iter(rows.into_iter().map(Ok)).boxed()).await?;
         }
         Ok(read)
     }
@@ -189,25 +207,21 @@ impl Answers {
         for (member, whereabouts) in cast.members.iter_mut().zip(&cast.whereabouts) {
             member.district = self.home(whereabouts, &question.filter);
         }
-        let view = self.history.view()?;
         let rows_expected = cast.members.iter().map(|member| end.since(start).as_secs_f64() / member.interval_s.max(1.0)).sum();
-        let sources = {
-            let snapshot = view.rolled_up();
-            let touched = snapshot.map(|(lake, snapshot)| lake.touched_days(snapshot, question.property)).unwrap_or_default();
-            let rolled_up = snapshot.map(|(lake, _snapshot)| RolledUp { zone: lake.zone(), touched: &touched });
-            let asked = plan::Question {
-                property: &property,
-                time,
-                windows: &windows,
-                by_area: question.filter.area.is_some(),
-                trusted: question.filter.quality == Quality::Trusted,
-                rows_expected,
-                rows_exact_max: EXACT_ROWS_MAX.min(self.limits.percentile_rows_max as f64),
-            };
-            Sources::plan(&asked, rolled_up)
+        let asked = plan::Question {
+            property: &property,
+            time,
+            windows: &windows,
+            by_area: question.filter.area.is_some(),
+            by_district: question.group_by.contains(&GroupBy::District) || !question.filter.districts.is_empty(),
+            devices: cast.members.len(),
+            has_pieces: false,
+            trusted: question.filter.quality == Quality::Trusted,
+            rows_expected,
+            rows_exact_max: EXACT_ROWS_MAX.min(self.limits.percentile_rows_max as f64),
         };
         let plan = Plan {
-            windows,
+            windows: windows.clone(),
             time,
             across,
             group: question.group_by.clone(),
@@ -217,18 +231,11 @@ impl Answers {
             hold_intervals: self.limits.hold_intervals,
             slots_max: self.limits.buckets_max,
             rows_max: self.limits.percentile_rows_max,
-            sketched: sources.statistic == Statistic::Sketch,
+            sketched: false,
         };
         let selection = question.filter.selection(vec![question.property], start, end, devices);
-        let reads = Reads { plan, members: cast.members, selection };
-        let gathered = match self.gather(&view, reads.clone(), &sources).await {
-            Err(AskError::Aggregate(AggregateError::Moved { .. })) => {
-                let rows = Sources::rows(&reads.plan.windows, "a device moved between districts while it counted");
-                (self.gather(&view, reads, &rows).await?, rows)
-            }
-            gathered => (gathered?, sources),
-        };
-        let (Gathered { aggregator, rows, read }, sources) = gathered;
+        let (gathered, sources) = self.gather_whole(&asked, Reads { plan, members: cast.members, selection }).await?;
+        let Gathered { aggregator, rows, read } = gathered;
         let (now, lateness) = (self.clock.now(), self.limits.lateness.0);
         let buckets =
             tokio::task::spawn_blocking(move || aggregator.finish(now, lateness)).await.map_err(|_stopped| AskError::Stopped)??;
@@ -252,6 +259,35 @@ impl Answers {
             explanation: Explanation { read: sources.stretches.into_iter().zip(read).collect(), reason: sources.reason },
             series: series(buckets, &cast.names, &cast.kinds, question.filter.has_place()),
         })
+    }
+
+    /// Plans, and reads rows and buckets of one state into an aggregator.
+    async fn gather_whole(&self, asked: &plan::Question<'_>, mut reads: Reads) -> Result<(Gathered, Sources), AskError> {
+        let property = reads.selection.properties.first().copied();
+        for _attempt in 0..ATTEMPTS {
+            let view = self.history.view()?;
+            let touched = match property {
+                Some(property) => view.touched_days(property).await?,
+                None => None,
+            };
+            let rolled_up = touched.as_ref().map(|touched| RolledUp { zone: view.zone(), touched });
+            let sources = Sources::plan(&plan::Question { has_pieces: view.has_pieces(), ..*asked }, rolled_up);
+            reads.plan.sketched = sources.statistic == Statistic::Sketch;
+            let gathered = match self.gather(&view, reads.clone(), &sources).await {
+                Err(AskError::Aggregate(AggregateError::Moved { .. })) => {
+                    let rows = Sources::rows(asked.windows, "a device moved between districts while it counted");
+                    return Ok((self.gather(&view, reads, &rows).await?, rows));
+                }
+                gathered => gathered?,
+            };
+            let mut rolled_up = sources.stretches.iter().filter(|stretch| matches!(stretch.source, Source::Rollup(_)));
+            if rolled_up.all(|stretch| property.is_some_and(|property| view.is_whole(property, stretch.from, stretch.to))) {
+                return Ok((gathered, sources));
+            }
+        }
+        let rows = Sources::rows(asked.windows, "rollups were written again while they were read");
+        reads.plan.sketched = false;
+        Ok((self.gather(&self.history.view()?, reads, &rows).await?, rows))
     }
 
     /// Reads rows and buckets into an aggregator.
@@ -278,12 +314,13 @@ impl Answers {
             if let (Lead::Within(hold), true) = (lead, stretch.from == start) {
                 selection.from = start.minus(hold);
             }
-            let read = match (stretch.source, view.rolled_up()) {
-                (Source::Rollup(tier), Some((lake, snapshot))) => {
-                    let chunks = lake.rollup_at(snapshot, tier, sources.statistic, &selection, order, detail)?;
+            let read = match stretch.source {
+                Source::Rollup(tier) => {
+                    let chunks = view.rollup(tier, sources.statistic, &selection, order, detail)?;
                     gathered.take_buckets(chunks).await?
                 }
-                _ => gathered.take_rows(view.scan(selection, order, detail)?).await?,
+                Source::Pieces(every) => gathered.take_pieces(view.pieces(every, sources.statistic, &selection)).await?,
+                Source::Rows => gathered.take_rows(view.scan(selection, order, detail)?).await?,
             };
             gathered.read.push(read);
         }

@@ -110,6 +110,23 @@ fn a_released_version_never_changes() {
 }
 
 #[test]
+fn a_store_that_is_ahead_takes_nothing_of_the_log_from_the_lake() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = file_of(SCHEMA_VERSION, folder.path());
+    Connection::open(&path).unwrap().execute("DELETE FROM follower", []).unwrap();
+    let ahead = Attachment { position: FollowerPosition { ordered: 9, late: 9 }, copied: None, rollups: false };
+    {
+        let (database, _work) = open(folder.path());
+        database.turn().attach("influxdb", &ahead).unwrap();
+    }
+    assert_eq!(open(folder.path()).0.live().read().tail_rows, (0, 1), "the lake has not followed yet");
+    let (database, _work) = open(folder.path());
+    database.turn().trim(&Trim { store: LAKE, position: ahead.position, moves: LedgerMoves::default(), digests: 10 }).unwrap();
+    drop(database);
+    assert_eq!(open(folder.path()).0.live().read().tail_rows, (0, 0));
+}
+
+#[test]
 fn a_device_that_tells_of_nothing_but_itself_is_there_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let device = NewDevice {

@@ -1,5 +1,8 @@
 //! From the log, and once from the lake, into InfluxDB.
 
+mod rollups;
+
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,13 +13,15 @@ use flate2::write::GzEncoder;
 use futures::{StreamExt, TryStreamExt, stream};
 use influxdb2::RequestError;
 use influxdb2::api::write::TimestampPrecision;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::line::Lines;
 use super::{Influx, InfluxError, STORE};
 use crate::model::{Clock, Fault, Message, Reason, Service, SourceName, Timestamp};
-use crate::state::{Attachment, Commit, Database, LAKE, Lane, Quarantined, Reader, Rows, StateError, disk_free};
+use crate::rollup::Tier;
+use crate::state::{Attachment, Commit, Database, LAKE, Lane, Quarantined, Reader, Rows, StateError, UncopiedUnit, disk_free};
 use crate::store::{Detail, Lake, LakeError, Order, Selection};
 
 /// Bytes of the log that are taken at once.
@@ -46,6 +51,9 @@ enum FollowError {
     /// The lake failed.
     #[error("what the lake holds cannot be copied")]
     Lake(#[from] LakeError),
+    /// InfluxDB refuses rollups for what they are.
+    #[error("InfluxDB refuses rollups: {0}")]
+    Refused(String),
     /// The program is stopping.
     #[error("the program is stopping")]
     Stopped,
@@ -59,6 +67,10 @@ pub struct Follower {
     database: Arc<Database>,
     reader: Arc<Reader>,
     clock: Arc<dyn Clock>,
+    /// The units that it refused since the start.
+    refused: Mutex<Vec<UncopiedUnit>>,
+    /// Of each tier, before when rollups were deleted since the start.
+    deleted: Mutex<BTreeMap<Tier, Timestamp>>,
 }
 
 /// What a step has done.
@@ -72,9 +84,9 @@ enum Step {
 
 impl Follower {
     /// A follower that has not begun.
-    pub fn new(influx: Arc<Influx>, lake: Arc<Lake>, database: Arc<Database>, clock: Arc<dyn Clock>) -> Result<Self, StateError> {
-        let reader = Arc::new(Reader::open(database.path())?);
-        Ok(Self { influx, lake, database, reader, clock })
+    pub fn new(influx: Arc<Influx>, lake: Arc<Lake>, database: Arc<Database>, clock: Arc<dyn Clock>) -> Self {
+        let reader = Arc::clone(&influx.reader);
+        Self { influx, lake, database, reader, clock, refused: Mutex::default(), deleted: Mutex::default() }
     }
 
     /// Works until `stop`.
@@ -176,7 +188,7 @@ impl Follower {
                     return Ok(attachment);
                 }
                 // From here on the log keeps what the lake gets; what it has is copied.
-                let attachment = Attachment { position: turn.follower(LAKE)?, copied: Some(Timestamp::MIN) };
+                let attachment = Attachment { position: turn.follower(LAKE)?, copied: Some(Timestamp::MIN), rollups: false };
                 turn.attach(STORE, &attachment)?;
                 Ok(attachment)
             })
@@ -187,7 +199,10 @@ impl Follower {
         }
         match attachment.copied {
             Some(copied) => self.copy(attachment, copied).await,
-            None => self.follow(attachment).await,
+            None => {
+                let (rows, rollups) = (self.follow(attachment).await?, self.copy_rollups(attachment.rollups).await?);
+                Ok(if rows == Step::Worked { rows } else { rollups })
+            }
         }
     }
 
@@ -206,6 +221,8 @@ impl Follower {
                     area: None,
                     trusted: false,
                 };
+                // What is there of it may be another state, or of another form.
+                self.delete(&self.influx.settings.bucket, day, day.plus(DAY), "_measurement=\"observation\"").await?;
                 let mut chunks = self.lake.scan(all, Order::Any, Detail::All)?;
                 let mut lines = Lines::default();
                 while let Some(chunk) = chunks.next().await {
@@ -254,7 +271,7 @@ impl Follower {
             }
         }
         self.write_in_any_order(&lines).await?;
-        self.blocking(move |database, _reader| database.turn().attach(STORE, &Attachment { position, copied: None })).await?;
+        self.blocking(move |database, _reader| database.turn().attach(STORE, &Attachment { position, ..attachment })).await?;
         self.influx.status.lock().position = position;
         Ok(Step::Worked)
     }
@@ -279,7 +296,7 @@ impl Follower {
     async fn write(&self, lines: &Lines, range: Range<usize>) -> Result<(), FollowError> {
         let mut waiting = vec![range];
         while let Some(range) = waiting.pop() {
-            let error = match self.bounded(self.post(lines.text(range.clone()))).await {
+            let error = match self.bounded(self.post(&self.influx.settings.bucket, lines.text(range.clone()))).await {
                 Ok(()) => {
                     self.influx.status.lock().written += range.len() as u64;
                     continue;
@@ -305,10 +322,10 @@ impl Follower {
         Ok(())
     }
 
-    async fn post(&self, text: &[u8]) -> Result<(), InfluxError> {
+    async fn post(&self, bucket: &str, text: &[u8]) -> Result<(), InfluxError> {
         let mut encoder = GzEncoder::new(Vec::with_capacity(text.len() / 8), Compression::fast());
         let body = encoder.write_all(text).and_then(|()| encoder.finish()).expect("a vector takes any bytes");
-        let (org, bucket) = (&self.influx.settings.org, &self.influx.settings.bucket);
+        let org = &self.influx.settings.org;
         let written = self.influx.writer.write_line_protocol_with_precision(org, bucket, body, TimestampPrecision::Microseconds);
         Ok(written.await?)
     }

@@ -21,6 +21,7 @@ use deltalake::datafusion::execution::object_store::ObjectStoreUrl;
 
 pub use buckets::Buckets;
 pub use read::{RollupChunk, RollupChunks};
+pub(in crate::store) use table::{Row as RollupRow, columns_of};
 pub(super) use touched::{LocalDays, Touched};
 
 use super::LakeError;

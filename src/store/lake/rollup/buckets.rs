@@ -51,7 +51,7 @@ impl Lake {
         selection: &Selection,
     ) -> Result<BoxStream<'static, Result<Buckets, LakeError>>, LakeError> {
         let touched = Arc::new(self.touched_units(snapshot));
-        let rolled_up = self.rolled_up(snapshot, tier, selection, Arc::clone(&touched))?;
+        let rolled_up = self.settled(snapshot, tier, selection, Arc::clone(&touched))?;
         let zone = &self.settings.zone;
         let is_asked = |(property, day): &(u16, i32)| {
             let (start, end) = bounds(zone, *day);
@@ -76,7 +76,7 @@ impl Lake {
         units
     }
 
-    fn rolled_up(
+    fn settled(
         &self,
         snapshot: &Snapshot,
         tier: Tier,

@@ -14,11 +14,12 @@ use deltalake::datafusion::logical_expr::{Expr, col};
 use deltalake::datafusion::physical_plan::execute_stream;
 use deltalake::kernel::{Add, Remove};
 use deltalake::writer::{DeltaWriter, RecordBatchWriter};
-use futures::StreamExt;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt, stream};
 use hashbrown::HashMap;
 use jiff::tz::TimeZone;
 
-use super::read::month_of;
+use super::read::{month_of, next_month};
 use super::table::{DISTRICT, ORDER, PROPERTY, Row, START, batch, beside, create, file_schema, open, rewritten, rows, writer_properties};
 use super::touched::{bounds, date_at};
 use super::{LocalDays, Rollups, Touched};
@@ -33,6 +34,9 @@ use crate::store::selection::{Chunk, Detail, NO_DISTRICT, Order, Selection};
 
 /// A day is rolled up so long after its end: stragglers need not be rolled up twice.
 const GRACE: Duration = Duration::from_mins(10);
+
+/// Rows of rollups as they come, each with its tier.
+pub(in crate::store) type DayRollups = BoxStream<'static, Result<(Tier, Vec<Row>), LakeError>>;
 
 /// Rows of one record batch on its way to a file.
 const BATCH_ROWS: usize = 8_192;
@@ -139,16 +143,13 @@ impl Lake {
         } else {
             Rollups::new(commit(&published.rollups.table, change).await?)?
         };
-        let settled = {
-            // The writer's right is held: nobody else publishes.
-            let current = self.published()?;
-            let mut touched = Touched::clone(&current.touched);
-            let settled = touched.settle(day, &units);
-            *self.published.write() = Some(Published { rollups, touched: Arc::new(touched), ..current });
-            settled
-        };
-        let settled: Vec<TouchedUnit> = settled.into_iter().map(|property| self.unit(property, day)).collect();
+        // The writer's right is held: nobody else publishes.
+        let current = self.published()?;
+        let mut touched = Touched::clone(&current.touched);
+        let settled: Vec<TouchedUnit> = touched.settle(day, &units).into_iter().map(|property| self.unit(property, day)).collect();
+        // Whoever sees them rolled up must also see which store lacks that.
         self.in_turn(move |turn| turn.settle_touched(&settled)).await?;
+        *self.published.write() = Some(Published { rollups, touched: Arc::new(touched), ..current });
         drop(writer);
         Ok(units.len())
     }
@@ -190,19 +191,68 @@ impl Lake {
         Ok(())
     }
 
+    /// Every unit that may have rollups.
+    pub(in crate::store) fn rolled_up(&self) -> Result<Vec<TouchedUnit>, LakeError> {
+        let files = self.published()?.rollups.files;
+        let days =
+            files.iter().flat_map(|file| if file.tier == Tier::Day { file.date..next_month(file.date) } else { file.date..file.date + 1 });
+        let days: BTreeSet<i32> = days.collect();
+        let told: BTreeSet<u16> = self.database.live().read().series.iter().map(|series| series.property.0).collect();
+        Ok(days.into_iter().flat_map(|day| told.iter().map(move |property| self.unit(*property, day))).collect())
+    }
+
+    /// From which local day on there are rollups of each tier that has any: where it begins.
+    pub(in crate::store) fn rolled_up_from(&self) -> Result<Vec<(Tier, Timestamp)>, LakeError> {
+        let files = self.published()?.rollups.files;
+        let oldest = |tier| files.iter().filter(|file| file.tier == tier).map(|file| file.date).min();
+        let tiers = Tier::COARSEST_FIRST.into_iter().filter_map(|tier| Some((tier, oldest(tier)?)));
+        Ok(tiers.map(|(tier, day)| (tier, self.day(day).0)).collect())
+    }
+
+    /// Start and end of a local day, since 1970-01-01.
+    pub(in crate::store) fn day(&self, day: i32) -> (Timestamp, Timestamp) {
+        bounds(&self.settings.zone, day)
+    }
+
+    /// The rollups of some properties of a local day, as they are now, the coarsest first.
+    pub(in crate::store) fn rollups_of(&self, day: i32, properties: Vec<String>) -> Result<DayRollups, LakeError> {
+        let published = self.published()?;
+        let (start, end) = self.day(day);
+        let filter = Replaced { day, start, end, properties }.filter();
+        let mut tiers = Vec::new();
+        for tier in Tier::COARSEST_FIRST {
+            let date = if tier == Tier::Day { month_of(day) } else { day };
+            let rows = self.stream_of(&published, tier, date, &filter)?;
+            tiers.push(rows.map_ok(move |rows| (tier, rows)));
+        }
+        Ok(stream::iter(tiers).flatten().boxed())
+    }
+
     /// Rows of a partition.
     async fn rows_of(&self, published: &Published, tier: Tier, date: i32, filter: &Expr) -> Result<Vec<Row>, LakeError> {
+        self.stream_of(published, tier, date, filter)?.try_concat().await
+    }
+
+    fn stream_of(
+        &self,
+        published: &Published,
+        tier: Tier,
+        date: i32,
+        filter: &Expr,
+    ) -> Result<BoxStream<'static, Result<Vec<Row>, LakeError>>, LakeError> {
         let (schema, url) = (file_schema(), published.rollups.store_url());
         let source = parquet_source(&self.runtime, &url, &schema, Some(filter))?;
         let files = published.rollups.files.iter().filter(|file| file.tier == tier && file.date == date);
-        let group = FileGroup::new(files.map(|file| PartitionedFile::new(file.path.as_str(), file.bytes)).collect());
-        let plan = parquet_plan(&url, source, vec![group], (0..schema.fields().len()).collect(), Order::SeriesTime);
-        let mut batches = execute_stream(plan, Arc::new(TaskContext::default().with_runtime(Arc::clone(&self.runtime))))?;
-        let mut found = Vec::new();
-        while let Some(batch) = batches.next().await {
-            found.extend(rows(&batch?, |id| self.catalogue.find(id).map(|index| Kept::of(self.catalogue.get(index))))?);
+        let files: Vec<PartitionedFile> = files.map(|file| PartitionedFile::new(file.path.as_str(), file.bytes)).collect();
+        if files.is_empty() {
+            return Ok(stream::empty().boxed());
         }
-        Ok(found)
+        let group = FileGroup::new(files);
+        let plan = parquet_plan(&url, source, vec![group], (0..schema.fields().len()).collect(), Order::SeriesTime);
+        let batches = execute_stream(plan, Arc::new(TaskContext::default().with_runtime(Arc::clone(&self.runtime))))?;
+        let catalogue = Arc::clone(&self.catalogue);
+        let kept = move |id: &str| catalogue.find(id).map(|index| Kept::of(catalogue.get(index)));
+        Ok(batches.map(move |batch| rows(&batch?, &kept)).boxed())
     }
 
     /// Writes a partition: what stays of its files, and new rows.

@@ -42,7 +42,8 @@ pub struct RollupChunk {
 pub type RollupChunks = BoxStream<'static, Result<RollupChunk, LakeError>>;
 
 impl RollupChunk {
-    fn retain(&mut self, keep: &[bool]) {
+    /// Keeps the buckets for which `keep` says so.
+    pub(in crate::store) fn retain(&mut self, keep: &[bool]) {
         fn retain<T>(column: &mut Vec<T>, keep: &[bool]) {
             let mut flags = keep.iter();
             column.retain(|_value| flags.next().copied().unwrap_or(false));
@@ -139,6 +140,12 @@ impl Rollups {
 pub(super) fn month_of(day: i32) -> i32 {
     let date = epoch().saturating_add(jiff::Span::new().days(day));
     super::touched::day_number(date.first_of_month())
+}
+
+/// The first day of the month after a day's.
+pub(super) fn next_month(day: i32) -> i32 {
+    let date = epoch().saturating_add(jiff::Span::new().days(day));
+    super::touched::day_number(date.last_of_month()) + 1
 }
 
 struct Reader {

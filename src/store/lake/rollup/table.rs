@@ -205,16 +205,16 @@ pub(super) fn writer_properties() -> WriterProperties {
 
 /// One bucket of one device, of its trusted or its suspect readings, in one district.
 #[derive(Clone, Debug)]
-pub(super) struct Row {
-    pub(super) property: String,
-    pub(super) device: String,
-    pub(super) start: i64,
-    pub(super) end: i64,
-    pub(super) district: Option<String>,
-    pub(super) trusted: bool,
-    pub(super) kept: Kept,
-    pub(super) statistics: Statistics,
-    pub(super) revision: i32,
+pub(in crate::store) struct Row {
+    pub(in crate::store) property: String,
+    pub(in crate::store) device: String,
+    pub(in crate::store) start: i64,
+    pub(in crate::store) end: i64,
+    pub(in crate::store) district: Option<String>,
+    pub(in crate::store) trusted: bool,
+    pub(in crate::store) kept: Kept,
+    pub(in crate::store) statistics: Statistics,
+    pub(in crate::store) revision: i32,
 }
 
 impl Row {
@@ -313,7 +313,7 @@ pub(super) fn rewritten(tier: Tier, date: i32, batch: &RecordBatch) -> Result<Re
 }
 
 /// The names of a statistic's columns besides identity, `count`, `flags`.
-pub(super) fn columns_of(statistic: Statistic) -> &'static [&'static str] {
+pub(in crate::store) fn columns_of(statistic: Statistic) -> &'static [&'static str] {
     match statistic {
         Statistic::Count => &[],
         Statistic::Sum => &["sum"],
