@@ -528,9 +528,7 @@ impl Turn<'_> {
 
     /// The local days and properties of which rollups may not be what the table's observations come to.
     pub fn touched(&self) -> Result<Vec<TouchedUnit>, StateError> {
-        let mut select = self.connection.prepare_cached("SELECT day, property FROM rollup_touched ORDER BY day, property")?;
-        let units = select.query_map([], |row| Ok(TouchedUnit { day: row.get(0)?, property: row.get(1)? }))?;
-        Ok(units.collect::<Result<_, _>>()?)
+        touched(&self.connection)
     }
 
     /// Notes units as touched, before anything touches them.
@@ -556,7 +554,7 @@ impl Turn<'_> {
 
     /// The first UTC day whose observations have not been dropped for their age; of what is older, only rollups are left.
     pub fn kept_from(&self) -> Result<Option<i32>, StateError> {
-        Ok(self.connection.query_row("SELECT kept_from FROM retention", [], |row| row.get(0)).optional()?)
+        kept_from(&self.connection)
     }
 
     /// Notes from which UTC day on observations are kept, before older ones are dropped.
@@ -615,6 +613,18 @@ impl Turn<'_> {
         let mut select = self.connection.prepare_cached("SELECT alert FROM alert WHERE id = ?1")?;
         Ok(select.query_row(params![id], |row| row.get(0)).optional()?)
     }
+}
+
+/// See [`Turn::touched`].
+pub(super) fn touched(connection: &Connection) -> Result<Vec<TouchedUnit>, StateError> {
+    let mut select = connection.prepare_cached("SELECT day, property FROM rollup_touched ORDER BY day, property")?;
+    let units = select.query_map([], |row| Ok(TouchedUnit { day: row.get(0)?, property: row.get(1)? }))?;
+    Ok(units.collect::<Result<_, _>>()?)
+}
+
+/// See [`Turn::kept_from`].
+pub(super) fn kept_from(connection: &Connection) -> Result<Option<i32>, StateError> {
+    Ok(connection.query_row("SELECT kept_from FROM retention", [], |row| row.get(0)).optional()?)
 }
 
 pub(super) fn planned_merge(connection: &Connection, store: &str) -> Result<Option<MergePlan>, StateError> {

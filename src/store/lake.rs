@@ -42,7 +42,7 @@ use jiff::tz::TimeZone;
 pub use look::{TableFault, TableFile, TableFolder, TableVersion, Unused};
 pub use maintain::Maintenance;
 use rollup::{LocalDays, Rollups, Touched};
-pub use rollup::{RollupChunk, RollupChunks};
+pub use rollup::{ROLLUP_ENDING, RollupChunk, RollupChunks, RollupFault, RollupsSeen};
 pub use scan::Snapshot;
 use table::Change;
 

@@ -8,6 +8,7 @@
 //! - **They outlive their rows.** What was dropped for its age is not rolled up again: late readings of such a day are in no rollup.
 //! - One commit replaces the three tiers of a day; a partition is one sorted file.
 
+mod check;
 mod make;
 mod read;
 mod table;
@@ -18,7 +19,9 @@ use std::sync::Arc;
 use deltalake::DeltaTable;
 use deltalake::datafusion::execution::object_store::ObjectStoreUrl;
 
+pub use check::{RollupFault, RollupsSeen};
 pub use read::{RollupChunk, RollupChunks};
+pub use table::ENDING as ROLLUP_ENDING;
 pub(super) use touched::{LocalDays, Touched};
 
 use super::LakeError;

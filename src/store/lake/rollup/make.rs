@@ -8,8 +8,8 @@ use deltalake::DeltaTable;
 use deltalake::arrow::array::RecordBatch;
 use deltalake::datafusion::datasource::listing::PartitionedFile;
 use deltalake::datafusion::datasource::physical_plan::FileGroup;
-use deltalake::datafusion::execution::TaskContext;
 use deltalake::datafusion::execution::runtime_env::RuntimeEnv;
+use deltalake::datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use deltalake::datafusion::logical_expr::{Expr, col};
 use deltalake::datafusion::physical_plan::execute_stream;
 use deltalake::kernel::{Add, Remove};
@@ -25,7 +25,7 @@ use super::{LocalDays, Rollups, Touched};
 use crate::model::{Catalogue, Flags, PropertyIndex, Timestamp, Windows};
 use crate::rollup::{Kept, Seen, Sketch, Statistic, Statistics, Tally, Tier};
 use crate::state::{Database, TouchedUnit};
-use crate::store::lake::read::{DayFile, day_files, instant, one_of, parquet_plan, parquet_source};
+use crate::store::lake::read::{day_files, instant, one_of, parquet_plan, parquet_source};
 use crate::store::lake::scan::{Reader, unknown};
 use crate::store::lake::table::{Change, commit};
 use crate::store::lake::{Lake, LakeError, Published};
@@ -48,16 +48,14 @@ impl Rollups {
         catalogue: &Catalogue,
         zone: &TimeZone,
     ) -> Result<Self, LakeError> {
-        let (beside, name) = (beside(table)?, zone.iana_name().unwrap_or("a fixed offset"));
-        if let Some(rollups) = open(beside.clone(), name).await? {
+        let beside = beside(table)?;
+        if let Some(rollups) = open(beside.clone(), zone).await? {
             return Self::new(rollups);
         }
         let mut days = BTreeSet::new();
         let mut local = LocalDays::new(zone);
         for file in day_files(table)? {
-            // A UTC day is part of two or three local ones.
-            let (start, noon) = (file.start(), file.start() + DayFile::LENGTH / 2);
-            days.extend([start, noon, start + DayFile::LENGTH - 1].map(|time| local.day(time)));
+            days.extend(local.days_of(&file));
         }
         let units: Vec<TouchedUnit> = days
             .into_iter()
@@ -65,7 +63,7 @@ impl Rollups {
             .collect();
         let database = Arc::clone(database);
         tokio::task::spawn_blocking(move || database.turn().touch(&units)).await.map_err(|_stopped| LakeError::Stopped)??;
-        Self::new(create(beside, name).await?)
+        Self::new(create(beside, zone).await?)
     }
 
     pub(in crate::store::lake) fn register(&self, runtime: &RuntimeEnv) {
@@ -196,12 +194,7 @@ impl Lake {
 
     /// Rows of a partition.
     async fn rows_of(&self, published: &Published, tier: Tier, date: i32, filter: &Expr) -> Result<Vec<Row>, LakeError> {
-        let (schema, url) = (file_schema(), published.rollups.store_url());
-        let source = parquet_source(&self.runtime, &url, &schema, Some(filter))?;
-        let files = published.rollups.files.iter().filter(|file| file.tier == tier && file.date == date);
-        let group = FileGroup::new(files.map(|file| PartitionedFile::new(file.path.as_str(), file.bytes)).collect());
-        let plan = parquet_plan(&url, source, vec![group], (0..schema.fields().len()).collect(), Order::SeriesTime);
-        let mut batches = execute_stream(plan, Arc::new(TaskContext::default().with_runtime(Arc::clone(&self.runtime))))?;
+        let mut batches = published.rollups.partition(&self.runtime, tier, date, filter)?;
         let mut found = Vec::new();
         while let Some(batch) = batches.next().await {
             found.extend(rows(&batch?, |id| self.catalogue.find(id).map(|index| Kept::of(self.catalogue.get(index))))?);
@@ -303,6 +296,22 @@ impl Lake {
 }
 
 impl Rollups {
+    /// Rows of a partition, as files are read and sorted.
+    pub(super) fn partition(
+        &self,
+        runtime: &Arc<RuntimeEnv>,
+        tier: Tier,
+        date: i32,
+        filter: &Expr,
+    ) -> Result<SendableRecordBatchStream, LakeError> {
+        let (schema, url) = (file_schema(), self.store_url());
+        let source = parquet_source(runtime, &url, &schema, Some(filter))?;
+        let files = self.files.iter().filter(|file| file.tier == tier && file.date == date);
+        let group = FileGroup::new(files.map(|file| PartitionedFile::new(file.path.as_str(), file.bytes)).collect());
+        let plan = parquet_plan(&url, source, vec![group], (0..schema.fields().len()).collect(), Order::SeriesTime);
+        Ok(execute_stream(plan, Arc::new(TaskContext::default().with_runtime(Arc::clone(runtime))))?)
+    }
+
     /// A partition's files, as actions that put them in and take them out.
     fn actions(&self, tier: Tier, date: i32) -> Result<(Vec<Add>, Vec<Remove>), LakeError> {
         let (mut adds, mut removes) = (Vec::new(), Vec::new());
@@ -347,7 +356,7 @@ fn carry_revisions(before: &[Row], rows: &mut [Row]) {
 }
 
 /// The readings of one property in one local day, on their way into buckets.
-struct DayOfProperty {
+pub(super) struct DayOfProperty {
     kept: Kept,
     quarters: Windows,
     hours: Windows,
@@ -367,7 +376,7 @@ struct Lane {
 }
 
 impl DayOfProperty {
-    fn new(kept: Kept, zone: &TimeZone, start: Timestamp, end: Timestamp) -> Result<Self, LakeError> {
+    pub(super) fn new(kept: Kept, zone: &TimeZone, start: Timestamp, end: Timestamp) -> Result<Self, LakeError> {
         let windows =
             |tier: Tier| Windows::new(tier.size(), zone, start, end, BUCKETS_MAX).map_err(|error| unknown("day", &error.to_string()));
         Ok(Self {
@@ -381,7 +390,7 @@ impl DayOfProperty {
     }
 
     /// Takes rows: those of a device by ascending time.
-    fn add(&mut self, chunk: &Chunk) {
+    pub(super) fn add(&mut self, chunk: &Chunk) {
         let rows = chunk.device.iter().zip(&chunk.time).zip(&chunk.value).zip(&chunk.flags).zip(&chunk.district);
         let mut hint = 0;
         for ((((device, time), value), flags), district) in rows {
@@ -408,7 +417,13 @@ impl DayOfProperty {
         }
     }
 
-    fn finish(self, property: &str, device: impl Fn(u32) -> String, district: impl Fn(u16) -> Option<String>) -> Vec<(Tier, Vec<Row>)> {
+    /// The buckets, by tier.
+    pub(super) fn finish(
+        self,
+        property: &str,
+        device: impl Fn(u32) -> String,
+        district: impl Fn(u16) -> Option<String>,
+    ) -> Vec<(Tier, Vec<Row>)> {
         let (mut quarters, mut hours, mut days) = (Vec::new(), Vec::new(), Vec::new());
         for (index, lanes) in self.devices {
             let name = device(index);
