@@ -322,7 +322,7 @@ fn the_doctor_finds_and_names_rollups_that_are_not_what_the_observations_come_to
     let later = whole.set("lake.maintain_every", "1h");
     let conca = later.start();
     Publisher::connect(broker.address()).send(&readings(0..8, 5.0));
-    wait_until("it is in the table", || touched(&conca) == 4);
+    wait_until("it is in the table", || touched(&conca) == 5);
     conca.stop();
     assert_eq!(doctor(&later), []);
     let forget = |data: &Path| in_state(data, "DELETE FROM rollup_touched WHERE property = 'pm10'");
@@ -333,6 +333,45 @@ fn the_doctor_finds_and_names_rollups_that_are_not_what_the_observations_come_to
     );
     let wrong = doctor(&later);
     assert_eq!(wrong, []);
+}
+
+#[test]
+fn a_restored_city_answers_from_its_rollups_as_before() {
+    let broker = Broker::start();
+    let setup = rolled_up(&broker);
+    let questions = [("mean", "1d"), ("max", "1h"), ("count", "15m"), ("last", "6h")].map(|(function, window)| {
+        let asked = format!("/v1/aggregates?property=pm10&in_time={function}&window={window}&group_by=device&explain=true");
+        format!("{asked}&zone=Europe/Rome&from=2026-03-20T00:00:00%2B01:00&to=2026-03-22T00:00:00%2B01:00")
+    });
+    let answers = |conca: &Conca| {
+        let answers = questions.each_ref().map(|question| conca.get_json(question).1);
+        for answer in &answers {
+            let stretches = answer["explanation"]["stretches"].as_array().unwrap_or_else(|| panic!("{answer:#}"));
+            assert!(stretches.iter().all(|stretch| stretch["source"].as_str().unwrap().starts_with("rollup-")), "{answer:#}");
+            assert_eq!(answer["series"].as_array().unwrap().len(), 3, "{answer:#}");
+        }
+        answers
+    };
+    let conca = setup.start();
+    let before = answers(&conca);
+    let target = tempfile::tempdir().unwrap();
+    backup(&setup, target.path());
+    conca.kill();
+    let restored = busy(&broker);
+    let (is_ok, text) = restore(target.path(), &restored.data());
+    assert!(is_ok, "{text}");
+    assert_eq!(doctor(&restored), []);
+    let conca = restored.start();
+    assert_eq!(answers(&conca), before);
+    conca.stop();
+    // Nothing was made anew for it.
+    assert_eq!(
+        files_below(&restored.data().join("lake-rollup").join("tier=1h")),
+        files_below(&setup.data().join("lake-rollup").join("tier=1h"))
+            .iter()
+            .map(|file| restored.data().join(file.strip_prefix(setup.data()).unwrap()))
+            .collect::<Vec<_>>()
+    );
 }
 
 #[test]
