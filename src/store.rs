@@ -13,7 +13,7 @@ pub use history::{History, View};
 pub use influx::{Follower, Influx, InfluxError, InfluxSettings, InfluxStatus, STORE as STORE_INFLUXDB};
 pub use keeper::{Keeper, KeeperFailure, Schedule};
 pub use lake::{
-    Lake, LakeError, LakeSettings, LakeStatus, Maintenance, ROLLUP_ENDING, RollupChunk, RollupChunks, RollupFault, RollupsSeen, STORE,
-    Snapshot, TableFault, TableFile, TableFolder, TableVersion, Unused,
+    Lake, LakeError, LakeSettings, LakeStatus, Maintenance, Oldest, ROLLUP_ENDING, RollupChunk, RollupChunks, RollupFault, RollupsSeen,
+    STORE, Snapshot, TableFault, TableFile, TableFolder, TableVersion, Unused,
 };
 pub use selection::{Area, Chunk, Chunks, Detail, NO_DISTRICT, Order, Selection};

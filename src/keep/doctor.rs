@@ -387,7 +387,7 @@ fn check_values(report: &mut Report, config: &Config, facts: &Facts, version: &T
         facts.log.ordered.iter().filter(|(sequence, _rows)| *sequence > version.held.ordered).map(|(_sequence, rows)| *rows as u64);
     let in_log: u64 = in_log.sum();
     let there = i64::try_from(in_table + in_log).unwrap_or(i64::MAX);
-    let is_kept_for_ever = config.lake.kept.0.is_zero();
+    let is_kept_for_ever = config.lake.kept_of.values().chain([&config.lake.kept]).all(|kept| kept.0.is_zero());
     let mut findings = Vec::new();
     if there > stored {
         findings.push(format!(

@@ -21,11 +21,12 @@ use crate::model::{
 };
 
 /// What each version of the schema adds to the one before. A released version never changes.
-const MIGRATIONS: [&[&str]; 4] = [
+const MIGRATIONS: [&[&str]; 5] = [
     &[include_str!("schema.sql")],
     &[include_str!("registry.sql"), include_str!("quarantine.sql"), include_str!("unmapped.sql")],
     &[include_str!("follower.sql")],
     &[include_str!("rollup.sql")],
+    &[include_str!("retention.sql")],
 ];
 pub(super) const SCHEMA_VERSION: usize = MIGRATIONS.len();
 
@@ -564,6 +565,26 @@ impl Turn<'_> {
         Ok(())
     }
 
+    /// [`Turn::kept_from`] of single properties, beside that of all.
+    pub fn kept_from_of(&self) -> Result<Vec<(String, i32)>, StateError> {
+        kept_from_of(&self.connection)
+    }
+
+    /// Notes from which UTC day on observations of single properties are kept, before older ones are dropped.
+    pub fn keep_from_of(&mut self, days: &[(String, i32)]) -> Result<(), StateError> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        {
+            let mut set = transaction.prepare_cached(
+                "INSERT INTO retention_of (property, kept_from) VALUES (?1, ?2)
+                 ON CONFLICT (property) DO UPDATE SET kept_from = max(kept_from, ?2)",
+            )?;
+            for (property, day) in days {
+                set.execute(params![property, day])?;
+            }
+        }
+        Ok(transaction.commit()?)
+    }
+
     /// Drops the oldest quarantined messages beyond `bytes_max` or older than `oldest`; returns how many.
     pub fn trim_quarantine(&mut self, bytes_max: u64, oldest: Timestamp) -> Result<usize, StateError> {
         let old = self.connection.execute("DELETE FROM quarantine WHERE received < ?1", params![oldest.micros()])?;
@@ -620,6 +641,13 @@ pub(super) fn touched(connection: &Connection) -> Result<Vec<TouchedUnit>, State
     let mut select = connection.prepare_cached("SELECT day, property FROM rollup_touched ORDER BY day, property")?;
     let units = select.query_map([], |row| Ok(TouchedUnit { day: row.get(0)?, property: row.get(1)? }))?;
     Ok(units.collect::<Result<_, _>>()?)
+}
+
+/// See [`Turn::kept_from_of`].
+pub(super) fn kept_from_of(connection: &Connection) -> Result<Vec<(String, i32)>, StateError> {
+    let mut select = connection.prepare_cached("SELECT property, kept_from FROM retention_of")?;
+    let days = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(days.collect::<Result<_, _>>()?)
 }
 
 /// See [`Turn::kept_from`].

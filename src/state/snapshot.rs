@@ -53,6 +53,8 @@ pub struct RollupNotes {
     pub touched: Vec<TouchedUnit>,
     /// The first UTC day whose observations have not been dropped for their age.
     pub kept_from: Option<i32>,
+    /// Likewise of single properties.
+    pub kept_from_of: Vec<(String, i32)>,
 }
 
 /// The blocks of the log.
@@ -113,7 +115,8 @@ impl Snapshot {
         if !self.0.table_exists(None, "rollup_touched")? {
             return Ok(None);
         }
-        Ok(Some(RollupNotes { touched: database::touched(&self.0)?, kept_from: database::kept_from(&self.0)? }))
+        let kept_from_of = if self.0.table_exists(None, "retention_of")? { database::kept_from_of(&self.0)? } else { Vec::new() };
+        Ok(Some(RollupNotes { touched: database::touched(&self.0)?, kept_from: database::kept_from(&self.0)?, kept_from_of }))
     }
 
     /// What SQLite finds wrong with the file.

@@ -58,6 +58,10 @@ impl DayFile {
     /// Of a day, in microseconds.
     pub(super) const LENGTH: i64 = DAY;
 
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Where its day begins, in microseconds.
     pub(super) fn start(&self) -> i64 {
         i64::from(self.day) * DAY

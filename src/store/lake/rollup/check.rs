@@ -89,7 +89,8 @@ impl TableVersion {
         for file in day_files(&self.table)? {
             days.extend(local.days_of(&file));
         }
-        let examination = Examination { table: self, rollups, runtime, touched, catalogue, zone };
+        let kept_from = notes.kept_from_of.iter().map(|(property, from)| (property.as_str(), *from)).collect();
+        let examination = Examination { table: self, rollups, runtime, touched, kept_from, catalogue, zone };
         for day in days {
             let (start, end) = bounds(zone, day);
             if notes.kept_from.is_some_and(|kept_from| start.day() < kept_from) {
@@ -107,6 +108,8 @@ struct Examination<'a> {
     rollups: Rollups,
     runtime: Arc<RuntimeEnv>,
     touched: HashSet<(i32, &'a str)>,
+    /// Of single properties.
+    kept_from: HashMap<&'a str, i32>,
     catalogue: &'a Catalogue,
     zone: &'a TimeZone,
 }
@@ -140,8 +143,9 @@ impl Examination<'_> {
             }
             let Some(id) = next else { return Ok(()) };
             let kept = self.catalogue.find(&id).map(|index| Kept::of(self.catalogue.get(index)));
-            let kept = kept.filter(|_kept| !self.touched.contains(&(day, id.as_str())));
-            let mut unit = kept.map(|kept| DayOfProperty::new(kept, self.zone, start, end)).transpose()?;
+            let is_kept = self.kept_from.get(id.as_str()).is_none_or(|from| start.day() >= *from);
+            let looked_at = kept.filter(|_kept| is_kept && !self.touched.contains(&(day, id.as_str())));
+            let mut unit = looked_at.map(|kept| DayOfProperty::new(kept, self.zone, start, end)).transpose()?;
             let mut devices = Devices::default();
             for batches in &mut readings {
                 while let Some(batch) = batches.take(&id).await? {
@@ -158,7 +162,7 @@ impl Examination<'_> {
             for (tier, batches) in &mut stored {
                 let mut found = Vec::new();
                 while let Some(batch) = batches.take(&id).await? {
-                    found.extend(rows(&batch, |_id| kept)?);
+                    found.extend(rows(&batch, |_id| looked_at)?);
                 }
                 let (made, found) = (together(made.remove(tier).unwrap_or_default()), together(found));
                 seen.buckets += found.len() as u64;

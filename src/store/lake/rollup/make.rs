@@ -24,7 +24,7 @@ use super::touched::{bounds, date_at};
 use super::{LocalDays, Rollups, Touched};
 use crate::model::{Catalogue, Flags, PropertyIndex, Timestamp, Windows};
 use crate::rollup::{Kept, Seen, Sketch, Statistic, Statistics, Tally, Tier};
-use crate::state::{Database, TouchedUnit};
+use crate::state::{Database, StateError, TouchedUnit};
 use crate::store::lake::read::{day_files, instant, one_of, parquet_plan, parquet_source};
 use crate::store::lake::scan::{Reader, unknown};
 use crate::store::lake::table::{Change, commit};
@@ -101,19 +101,28 @@ impl Lake {
         }
         let (start, end) = bounds(zone, day);
         let database = Arc::clone(&self.database);
-        let kept_from = tokio::task::spawn_blocking(move || database.turn().kept_from()).await.map_err(|_stopped| LakeError::Stopped)??;
+        let kept_from = tokio::task::spawn_blocking(move || {
+            let turn = database.turn();
+            Ok::<_, StateError>((turn.kept_from()?, turn.kept_from_of()?))
+        });
+        let (kept_from, kept_from_of) = kept_from.await.map_err(|_stopped| LakeError::Stopped)??;
         // Of a day whose readings were dropped, in part or all, only its rollups know.
-        let is_kept = kept_from.is_none_or(|kept_from| start.day() >= kept_from);
+        let is_kept = |property: u16| {
+            let id = &self.unit(property, day).property;
+            let of = kept_from_of.iter().find(|(property, _from)| property == id).map(|(_property, from)| *from);
+            kept_from.into_iter().chain(of).all(|from| start.day() >= from)
+        };
+        let kept: Vec<u16> = units.iter().map(|(property, _moment)| *property).filter(|property| is_kept(*property)).collect();
         let mut change = Change::default();
-        if is_kept {
+        if !kept.is_empty() {
             let mut made = StdHashMap::new();
-            for (property, _moment) in &units {
+            for property in &kept {
                 let day = self.day_of_property(&published, PropertyIndex(*property), start, end).await?;
                 for (tier, rows) in day {
                     made.entry(tier).or_insert_with(Vec::new).extend(rows);
                 }
             }
-            let properties = units.iter().map(|(property, _moment)| self.unit(*property, day).property).collect();
+            let properties = kept.iter().map(|property| self.unit(*property, day).property).collect();
             let replaced = Replaced { day, start, end, properties };
             for tier in Tier::COARSEST_FIRST {
                 let rows = made.remove(&tier).unwrap_or_default();
