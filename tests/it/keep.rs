@@ -24,12 +24,12 @@ fn backup(setup: &Setup, target: &Path) -> String {
     text
 }
 
-fn restore(backup: &Path, data: &Path) -> (bool, String) {
+pub(crate) fn restore(backup: &Path, data: &Path) -> (bool, String) {
     run(["restore".as_ref(), backup.as_os_str(), data.as_os_str()])
 }
 
 /// What the doctor finds wrong: name of the check, and its findings in one text. None where everything is well.
-fn doctor(setup: &Setup) -> Vec<(String, String)> {
+pub(crate) fn doctor(setup: &Setup) -> Vec<(String, String)> {
     let output = conca_command().args(["doctor".as_ref(), setup.file().as_os_str(), "--json".as_ref()]).output().unwrap();
     let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
     let checks = report["checks"].as_array().unwrap();
