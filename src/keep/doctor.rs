@@ -363,11 +363,9 @@ async fn check_rollups(report: &mut Report, config: &Config, facts: &Facts, vers
     });
     let findings = findings.collect();
     let RollupsSeen { units, buckets, touched, outlived, .. } = seen;
-    let mut good =
-        format!("{buckets} buckets of {units} days of properties are what the observations come to, {touched} wait to be made anew");
-    if outlived > 0 {
-        good.push_str(&format!("; of {outlived} days only rollups are left"));
-    }
+    let alone = if outlived > 0 { format!("; of {outlived} days only rollups are left") } else { String::new() };
+    let good =
+        format!("{buckets} buckets of {units} days of properties are what the observations come to, {touched} wait to be made anew{alone}");
     report.judge(NAME, good, BAD, findings, ROLL_UP_ANEW);
 }
 
