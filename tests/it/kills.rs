@@ -285,7 +285,7 @@ fn two_hundred_kills_lose_nothing_and_double_nothing() {
     });
     let kills = kills.into_inner();
     let count: usize = kills.values().sum();
-    println!("{count} kills in {:?}: {kills:?}", started.elapsed());
+    eprintln!("{count} kills in {:?}: {kills:?}", started.elapsed());
     assert!(count >= 200, "{kills:?}");
     for phase in WORK.into_iter().chain(["backup"]) {
         assert!(kills.get(phase).is_some_and(|kills| *kills >= 5), "{phase}: {kills:?}");
@@ -318,7 +318,7 @@ fn check_city(city: &City) {
     assert_eq!(doctor(&city.setup), []);
     check_stored(&city.setup.data(), &known);
     let (backed_up, backups) = &*city.backed_up.lock();
-    println!("{} values stored, {compared} buckets answered from rollups and from rows, {backups} backups", known.len());
+    eprintln!("{} values stored, {compared} buckets answered from rollups and from rows, {backups} backups", known.len());
     let restored = Setup::new();
     let (is_ok, text) = restore(city.target.path(), &restored.data());
     assert!(is_ok, "{text}");
