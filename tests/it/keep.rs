@@ -282,10 +282,13 @@ fn touched(conca: &Conca) -> Value {
 
 /// A stopped service's data: two days that are rolled up.
 fn rolled_up(broker: &Broker) -> Setup {
-    let setup = busy(broker).set("lake.kept_15m", "0s");
+    let setup = busy(broker);
     let conca = setup.start();
-    Publisher::connect(broker.address()).send(&readings(0..2_000, 0.0));
-    wait_until("it is rolled up", || touched(&conca) == 0);
+    let messages = readings(0..2_000, 0.0);
+    Publisher::connect(broker.address()).send(&messages);
+    // Five values each.
+    let rows = 5 * messages.len();
+    wait_until("it is rolled up", || touched(&conca) == 0 && conca.get_json("/status").1["lake"]["rows"] == rows);
     conca.stop();
     setup
 }
