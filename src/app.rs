@@ -573,6 +573,7 @@ fn schedule(config: &Config) -> Schedule {
         merge_every: config.lake.merge_every.0,
         maintain_every: config.lake.maintain_every.0,
         kept: kept(config.lake.kept),
+        kept_of: config.lake.kept_of.iter().map(|(domain, time)| (*domain, kept(*time))).collect(),
         kept_rollups: [
             (Tier::Quarter, kept(config.lake.kept_15m)),
             (Tier::Hour, kept(config.lake.kept_1h)),

@@ -9,6 +9,7 @@
 mod check;
 mod secret;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ pub use check::Problem;
 pub use secret::{Secret, TokenHash};
 
 use crate::decode::{Decoder, Form, Layout, TopicPattern};
-use crate::model::{DurationText, SourceName};
+use crate::model::{Domain, DurationText, SourceName};
 use crate::quality::Check;
 
 /// The configuration cannot be used.
@@ -306,6 +307,8 @@ pub struct Lake {
     pub maintain_every: DurationText,
     /// How long observations are kept, by the day of their phenomenon time. 0s means for ever.
     pub kept: DurationText,
+    /// How long observations of the properties of a domain are kept, in place of `kept`: `{ security = "30d" }`.
+    pub kept_of: BTreeMap<Domain, DurationText>,
     /// How long rollups of 15 minutes are kept. 0s means for ever: rollups outlive the observations they are made of.
     pub kept_15m: DurationText,
     /// How long rollups of hours are kept. 0s means for ever.
@@ -653,6 +656,7 @@ mod default {
                 merge_every: seconds(120),
                 maintain_every: seconds(60),
                 kept: seconds(0),
+                kept_of: std::collections::BTreeMap::new(),
                 kept_15m: seconds(0),
                 kept_1h: seconds(0),
                 kept_1d: seconds(0),

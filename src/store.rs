@@ -13,7 +13,7 @@ pub use history::{History, View};
 pub use influx::{Follower, Influx, InfluxError, InfluxSettings, InfluxStatus, Pieces, STORE as STORE_INFLUXDB};
 pub use keeper::{Keeper, KeeperFailure, Schedule};
 pub use lake::{
-    Buckets, Lake, LakeError, LakeSettings, LakeStatus, Maintenance, RollupChunk, RollupChunks, STORE, Snapshot, TableFault, TableFile,
-    TableFolder, TableVersion, Unused,
+    Buckets, Lake, LakeError, LakeSettings, LakeStatus, Maintenance, Oldest, ROLLUP_ENDING, RollupChunk, RollupChunks, RollupFault,
+    RollupsSeen, STORE, Snapshot, TableFault, TableFile, TableFolder, TableVersion, Unused,
 };
 pub use selection::{Area, Chunk, Chunks, Detail, NO_DISTRICT, Order, Selection};

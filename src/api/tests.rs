@@ -123,6 +123,7 @@ impl Town {
             merge_every: second,
             maintain_every: second,
             kept: None,
+            kept_of: std::collections::BTreeMap::new(),
             kept_rollups: crate::rollup::Tier::COARSEST_FIRST.map(|tier| (tier, None)),
             vacuum_after: second,
             quarantine_bytes_max: 1 << 20,

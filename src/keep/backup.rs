@@ -24,7 +24,7 @@ use super::{KeepError, matching};
 use crate::config::Config;
 use crate::model::{Clock, Timestamp};
 use crate::state::{FILE, FolderLock, Snapshot};
-use crate::store::{TableFolder, TableVersion};
+use crate::store::{ROLLUP_ENDING, TableFolder, TableVersion};
 
 /// How often a backup begins anew where the table has given up files while they were copied.
 const TRIES: usize = 5;
@@ -76,11 +76,11 @@ async fn try_backup(
 
     // The table's newest version is at least this one once the state database is copied.
     let first = table.newest(Uuid::nil()).await?.number;
-    let rollups = table.beside("-rollup");
+    let rollups = table.beside(ROLLUP_ENDING);
     let before = newest_of(rollups.as_ref()).await?;
     let copied_state = target.join(&folder).join(FILE);
     Snapshot::copy(state, &copied_state)?;
-    let rollups = rollups.zip(newest_of(table.beside("-rollup").as_ref()).await?);
+    let rollups = rollups.zip(newest_of(table.beside(ROLLUP_ENDING).as_ref()).await?);
     if before.map(|version| version.number) != rollups.as_ref().map(|(_table, version)| version.number) {
         // The state database says of which rollups it does not know whether they are up to date: of those at the same instant.
         return Err(KeepError::Moved);

@@ -10,8 +10,9 @@ use serde::Serialize;
 use super::matching;
 use crate::config::Config;
 use crate::error_chain;
-use crate::state::{Counts, FILE, Head, LedgerKey, LogBlocks, Snapshot, StateError};
-use crate::store::{LakeError, TableFault, TableFolder, TableVersion, Unused};
+use crate::model::Catalogue;
+use crate::state::{Counts, FILE, Head, LedgerKey, LogBlocks, RollupNotes, Snapshot, StateError};
+use crate::store::{LakeError, ROLLUP_ENDING, RollupFault, RollupsSeen, TableFault, TableFolder, TableVersion, Unused};
 
 /// Findings of one check that are told; the rest is counted.
 const FINDINGS_MAX: usize = 20;
@@ -53,6 +54,10 @@ pub enum Outcome {
 }
 
 const RESTORE: &str = "restore the newest backup into a new folder (`conca restore`), and look for what damaged the disk";
+/// How often it is looked anew where rollups were made meanwhile.
+const TRIES: usize = 5;
+
+const ROLL_UP_ANEW: &str = "stop the service and delete the folder of the rollups, which are then made anew of the observations; where they have outlived these (`lake.kept`), restore the newest backup instead";
 const REPORT: &str = "keep a copy of the data folder and report it: this must never happen";
 
 impl Report {
@@ -112,12 +117,20 @@ struct Facts {
     faults: Vec<String>,
     ledger: Vec<(LedgerKey, Counts)>,
     log: LogBlocks,
+    /// None where the program that wrote the file knew of no rollups.
+    rollup_notes: Option<RollupNotes>,
 }
 
 impl Facts {
     fn gather(config: &Config) -> Result<Self, StateError> {
         let snapshot = Snapshot::open(&config.node.data.join(FILE))?;
-        Ok(Self { head: snapshot.head()?, faults: snapshot.faults()?, ledger: snapshot.ledger()?, log: snapshot.log()? })
+        Ok(Self {
+            head: snapshot.head()?,
+            faults: snapshot.faults()?,
+            ledger: snapshot.ledger()?,
+            log: snapshot.log()?,
+            rollup_notes: snapshot.rollup_notes()?,
+        })
     }
 
     fn total(&self) -> Counts {
@@ -138,12 +151,27 @@ pub async fn doctor(config: &Config) -> Report {
         Ok(Some(table)) => table.newest(uuid::Uuid::nil()).await.map_or(0, |version| version.number),
         _ => 0,
     };
-    let facts = match Facts::gather(config) {
-        Ok(facts) => facts,
+    let looked = async {
+        let mut tries = 1..=TRIES;
+        loop {
+            tries.next();
+            let before = newest_rollups(&table).await;
+            let facts = Facts::gather(config)?;
+            let rollups = newest_rollups(&table).await;
+            let number = |rollups: &Rollups| rollups.as_ref().ok().map(|version| version.as_ref().map(|version| version.number));
+            // The state database says which of them may be out of date: of those at the same instant.
+            let is_same = number(&before) == number(&rollups);
+            if is_same || tries.is_empty() {
+                return Ok::<_, StateError>((facts, is_same.then_some(rollups)));
+            }
+        }
+    };
+    let (facts, rollups) = match looked.await {
+        Ok(looked) => looked,
         Err(error) => {
             let findings = vec![error_chain(&error)];
             report.judge("state database", String::new(), "fault", findings, RESTORE);
-            report.skip(&["ledger", "log", "positions", "files", "duplicates", "values", "unused files"]);
+            report.skip(&["ledger", "log", "positions", "files", "duplicates", "values", "rollups", "unused files"]);
             return report;
         }
     };
@@ -169,14 +197,28 @@ pub async fn doctor(config: &Config) -> Report {
         }
     };
     let Some(version) = version else {
-        report.skip(&["files", "duplicates", "values", "unused files"]);
+        report.skip(&["files", "duplicates", "values", "rollups", "unused files"]);
         return report;
     };
-    check_files(&mut report, &version).await;
+    let is_whole = check_files(&mut report, &version).await;
     check_values(&mut report, config, &facts, &version);
-    // Tables that are derived from this one are held against `version` here, each by a check of its own.
+    match rollups {
+        _ if !is_whole => report.skip(&["rollups"]),
+        Some(rollups) => check_rollups(&mut report, config, &facts, &version, rollups).await,
+        None => report.push("rollups", Outcome::Note, "not looked at: they are made without a pause; look again later".to_owned()),
+    }
     check_unused(&mut report, config, &version).await;
     report
+}
+
+/// The newest version of the rollups, if they are there.
+type Rollups = Result<Option<TableVersion>, LakeError>;
+
+async fn newest_rollups(table: &Result<Option<TableFolder>, LakeError>) -> Rollups {
+    match table.as_ref().ok().and_then(Option::as_ref).and_then(|table| table.beside(ROLLUP_ENDING)) {
+        Some(table) => Ok(Some(table.newest(uuid::Uuid::nil()).await?)),
+        None => Ok(None),
+    }
 }
 
 fn check_state(report: &mut Report, facts: &Facts) {
@@ -264,12 +306,14 @@ fn apart(head: &Head, version: &TableVersion) -> (Vec<String>, &'static str) {
     (findings, advice)
 }
 
-async fn check_files(report: &mut Report, version: &TableVersion) {
+/// Whether every file can be read.
+async fn check_files(report: &mut Report, version: &TableVersion) -> bool {
     let faults = match version.examine().await {
         Ok(faults) => faults,
         Err(error) => {
             report.judge("files", String::new(), "fault", vec![error_chain(&error)], RESTORE);
-            return report.skip(&["duplicates"]);
+            report.skip(&["duplicates"]);
+            return false;
         }
     };
     let (mut files, mut duplicates) = (Vec::new(), Vec::new());
@@ -279,9 +323,57 @@ async fn check_files(report: &mut Report, version: &TableVersion) {
             TableFault::Duplicate { date, first, count } => duplicates.push(format!("{date}: {count}, first {first}")),
         }
     }
+    let is_whole = files.is_empty();
     let bytes: u64 = version.files.iter().map(|file| file.bytes).sum();
     report.judge("files", format!("{}, {bytes} bytes, all read", version.files.len()), "are damaged", files, RESTORE);
     report.judge("duplicates", "no identity is there twice".to_owned(), "days have identities more than once", duplicates, REPORT);
+    is_whole
+}
+
+/// Every bucket of what was not touched since it was rolled up is what the table's rows come to.
+async fn check_rollups(report: &mut Report, config: &Config, facts: &Facts, version: &TableVersion, rollups: Rollups) {
+    const NAME: &str = "rollups";
+    const BAD: &str = "faults in the rollups";
+    let (notes, rollups) = match (&facts.rollup_notes, rollups) {
+        (Some(notes), Ok(Some(rollups))) => (notes, rollups),
+        (_, Err(error)) => return report.judge(NAME, String::new(), BAD, vec![error_chain(&error)], ROLL_UP_ANEW),
+        (Some(_), Ok(None)) if !version.files.is_empty() => {
+            return report.judge(NAME, String::new(), BAD, vec!["their table is missing".to_owned()], ROLL_UP_ANEW);
+        }
+        _ => return report.push(NAME, Outcome::Note, "none yet: the service makes them".to_owned()),
+    };
+    let catalogue = match catalogue(config) {
+        Ok(catalogue) => catalogue,
+        Err(problem) => {
+            return report.judge(NAME, String::new(), "catalogue that cannot be used", vec![problem], "see `conca check-config`");
+        }
+    };
+    let seen = match version.examine_rollups(&rollups, notes, &catalogue, &config.city.zone()).await {
+        Ok(seen) => seen,
+        Err(error) => return report.judge(NAME, String::new(), BAD, vec![error_chain(&error)], ROLL_UP_ANEW),
+    };
+    if seen.on_other_calendar {
+        return report.push(NAME, Outcome::Note, "on another calendar than city.time_zone: the service makes them anew".to_owned());
+    }
+    let findings = seen.faults.into_iter().map(|fault| match fault {
+        RollupFault::File { path, fault } => format!("{path} {fault}"),
+        RollupFault::Unit { day, property, tier, first, count } => {
+            format!("{property} of {day}, {tier}: {count} buckets are not what the observations come to, first {first}")
+        }
+    });
+    let findings = findings.collect();
+    let RollupsSeen { units, buckets, touched, outlived, .. } = seen;
+    let alone = if outlived > 0 { format!("; of {outlived} days only rollups are left") } else { String::new() };
+    let good =
+        format!("{buckets} buckets of {units} days of properties are what the observations come to, {touched} wait to be made anew{alone}");
+    report.judge(NAME, good, BAD, findings, ROLL_UP_ANEW);
+}
+
+/// The properties of the city.
+fn catalogue(config: &Config) -> Result<Catalogue, String> {
+    let Some(path) = &config.city.properties else { return Ok(Catalogue::built_in()) };
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    Catalogue::parse(&text).map_err(|error| format!("{}: {}", path.display(), error_chain(&error)))
 }
 
 /// Every value that the ledger counts as stored is in the table, or in the log behind what the table holds.
@@ -293,7 +385,7 @@ fn check_values(report: &mut Report, config: &Config, facts: &Facts, version: &T
         facts.log.ordered.iter().filter(|(sequence, _rows)| *sequence > version.held.ordered).map(|(_sequence, rows)| *rows as u64);
     let in_log: u64 = in_log.sum();
     let there = i64::try_from(in_table + in_log).unwrap_or(i64::MAX);
-    let is_kept_for_ever = config.lake.kept.0.is_zero();
+    let is_kept_for_ever = config.lake.kept_of.values().chain([&config.lake.kept]).all(|kept| kept.0.is_zero());
     let mut findings = Vec::new();
     if there > stored {
         findings.push(format!(

@@ -22,12 +22,13 @@ use crate::model::{
 };
 
 /// What each version of the schema adds to the one before. A released version never changes.
-const MIGRATIONS: [&[&str]; 5] = [
+const MIGRATIONS: [&[&str]; 6] = [
     &[include_str!("schema.sql")],
     &[include_str!("registry.sql"), include_str!("quarantine.sql"), include_str!("unmapped.sql")],
     &[include_str!("follower.sql")],
     &[include_str!("rollup.sql")],
     &[include_str!("rollup_copies.sql")],
+    &[include_str!("retention.sql")],
 ];
 pub(super) const SCHEMA_VERSION: usize = MIGRATIONS.len();
 
@@ -546,9 +547,7 @@ impl Turn<'_> {
 
     /// The local days and properties of which rollups may not be what the table's observations come to.
     pub fn touched(&self) -> Result<Vec<TouchedUnit>, StateError> {
-        let mut select = self.connection.prepare_cached("SELECT day, property FROM rollup_touched ORDER BY day, property")?;
-        let units = select.query_map([], |row| Ok(TouchedUnit { day: row.get(0)?, property: row.get(1)? }))?;
-        Ok(units.collect::<Result<_, _>>()?)
+        touched(&self.connection)
     }
 
     /// Notes units as touched, before anything touches them.
@@ -615,7 +614,7 @@ impl Turn<'_> {
 
     /// The first UTC day whose observations have not been dropped for their age; of what is older, only rollups are left.
     pub fn kept_from(&self) -> Result<Option<i32>, StateError> {
-        Ok(self.connection.query_row("SELECT kept_from FROM retention", [], |row| row.get(0)).optional()?)
+        kept_from(&self.connection)
     }
 
     /// Notes from which UTC day on observations are kept, before older ones are dropped.
@@ -623,6 +622,26 @@ impl Turn<'_> {
         let set = "INSERT INTO retention (id, kept_from) VALUES (1, ?1) ON CONFLICT (id) DO UPDATE SET kept_from = max(kept_from, ?1)";
         self.connection.execute(set, params![day])?;
         Ok(())
+    }
+
+    /// [`Turn::kept_from`] of single properties, beside that of all.
+    pub fn kept_from_of(&self) -> Result<Vec<(String, i32)>, StateError> {
+        kept_from_of(&self.connection)
+    }
+
+    /// Notes from which UTC day on observations of single properties are kept, before older ones are dropped.
+    pub fn keep_from_of(&mut self, days: &[(String, i32)]) -> Result<(), StateError> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        {
+            let mut set = transaction.prepare_cached(
+                "INSERT INTO retention_of (property, kept_from) VALUES (?1, ?2)
+                 ON CONFLICT (property) DO UPDATE SET kept_from = max(kept_from, ?2)",
+            )?;
+            for (property, day) in days {
+                set.execute(params![property, day])?;
+            }
+        }
+        Ok(transaction.commit()?)
     }
 
     /// Drops the oldest quarantined messages beyond `bytes_max` or older than `oldest`; returns how many.
@@ -687,6 +706,25 @@ impl Turn<'_> {
         let mut select = self.connection.prepare_cached("SELECT alert FROM alert WHERE id = ?1")?;
         Ok(select.query_row(params![id], |row| row.get(0)).optional()?)
     }
+}
+
+/// See [`Turn::touched`].
+pub(super) fn touched(connection: &Connection) -> Result<Vec<TouchedUnit>, StateError> {
+    let mut select = connection.prepare_cached("SELECT day, property FROM rollup_touched ORDER BY day, property")?;
+    let units = select.query_map([], |row| Ok(TouchedUnit { day: row.get(0)?, property: row.get(1)? }))?;
+    Ok(units.collect::<Result<_, _>>()?)
+}
+
+/// See [`Turn::kept_from_of`].
+pub(super) fn kept_from_of(connection: &Connection) -> Result<Vec<(String, i32)>, StateError> {
+    let mut select = connection.prepare_cached("SELECT property, kept_from FROM retention_of")?;
+    let days = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(days.collect::<Result<_, _>>()?)
+}
+
+/// See [`Turn::kept_from`].
+pub(super) fn kept_from(connection: &Connection) -> Result<Option<i32>, StateError> {
+    Ok(connection.query_row("SELECT kept_from FROM retention", [], |row| row.get(0)).optional()?)
 }
 
 pub(super) fn planned_merge(connection: &Connection, store: &str) -> Result<Option<MergePlan>, StateError> {

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use uuid::Uuid;
 
 use super::block::{Lane, Rows};
-use super::database::{self, FollowerPosition, LAKE, MergePlan, StateError};
+use super::database::{self, FollowerPosition, LAKE, MergePlan, StateError, TouchedUnit};
 use super::ledger::{Counts, LedgerKey, LedgerMoves};
 use super::reader;
 use crate::model::{Districts, Timestamp};
@@ -44,6 +44,17 @@ impl Head {
     pub fn moves(&self, held: FollowerPosition) -> Option<&LedgerMoves> {
         self.plan.as_ref().filter(|plan| plan.late == held.late && held.late > self.position.late).map(|plan| &plan.moves)
     }
+}
+
+/// What is known of rollups.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RollupNotes {
+    /// The local days and properties of which rollups may not be what the table's observations come to.
+    pub touched: Vec<TouchedUnit>,
+    /// The first UTC day whose observations have not been dropped for their age.
+    pub kept_from: Option<i32>,
+    /// Likewise of single properties.
+    pub kept_from_of: Vec<(String, i32)>,
 }
 
 /// The blocks of the log.
@@ -97,6 +108,15 @@ impl Snapshot {
             position: position.optional()?.unwrap_or_default(),
             plan: database::planned_merge(&self.0, LAKE)?,
         })
+    }
+
+    /// What is known of rollups; `None` in a file of a version that knows of none.
+    pub fn rollup_notes(&self) -> Result<Option<RollupNotes>, StateError> {
+        if !self.0.table_exists(None, "rollup_touched")? {
+            return Ok(None);
+        }
+        let kept_from_of = if self.0.table_exists(None, "retention_of")? { database::kept_from_of(&self.0)? } else { Vec::new() };
+        Ok(Some(RollupNotes { touched: database::touched(&self.0)?, kept_from: database::kept_from(&self.0)?, kept_from_of }))
     }
 
     /// What SQLite finds wrong with the file.

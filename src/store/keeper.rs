@@ -3,6 +3,7 @@
 //! One loop does one thing at a time. What fails is tried again with growing pauses, shows in the status and in metrics,
 //! and never stops intake by itself: only a log that grows too long does.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,14 +11,14 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Lake, LakeError, Maintenance};
+use super::{Lake, LakeError, Maintenance, Oldest};
 use crate::metrics::{Metrics, Work, WorkLabels};
-use crate::model::{Clock, Timestamp};
+use crate::model::{Clock, Domain, Timestamp};
 use crate::rollup::Tier;
 use crate::state::Database;
 
 /// When what is done.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Schedule {
     /// Rows in the log's ordered lane from which it is flushed.
     pub flush_rows: usize,
@@ -31,6 +32,8 @@ pub struct Schedule {
     pub maintain_every: Duration,
     /// How long observations are kept; `None` means for ever.
     pub kept: Option<Duration>,
+    /// How long observations of a domain's properties are kept, in place of `kept`.
+    pub kept_of: BTreeMap<Domain, Option<Duration>>,
     /// How long rollups of a tier are kept; `None` means for ever.
     pub kept_rollups: [(Tier, Option<Duration>); 3],
     /// Files that no version has used for so long are deleted.
@@ -159,7 +162,9 @@ impl Keeper {
     /// Does a piece of work again and again while it says that there is more. `false` where it fails.
     async fn work(&self, work: Work, stop: &CancellationToken) -> bool {
         loop {
+            tracing::debug!(?work, "the lake begins");
             let outcome = self.step(work, stop).await;
+            tracing::debug!(?work, is_ok = outcome.is_ok(), "the lake is done");
             let result = if outcome.is_ok() { "ok" } else { "failed" };
             self.metrics.lake_work.get_or_create(&WorkLabels { work, result }).inc();
             match outcome {
@@ -201,9 +206,9 @@ impl Keeper {
             Work::Flush => self.lake.flush().await.map(|_rows| 0),
             Work::RollUp => self.lake.roll_up(now).await,
             Work::Retain => {
-                if let Some(kept) = self.schedule.kept {
-                    self.lake.drop_before(now.minus(kept)).await?;
-                }
+                let oldest = |kept: Option<Duration>| kept.map(|kept| now.minus(kept));
+                let of = self.schedule.kept_of.iter().map(|(domain, kept)| (*domain, oldest(*kept))).collect();
+                self.lake.drop_past(&Oldest { general: oldest(self.schedule.kept), of }).await?;
                 let oldest = self.schedule.kept_rollups.map(|(tier, kept)| (tier, kept.map(|kept| now.minus(kept))));
                 self.lake.drop_rollups(&oldest).await.map(|_files| 0)
             }

@@ -17,6 +17,7 @@ mod look;
 mod maintain;
 mod merge;
 mod read;
+mod retain;
 mod rollup;
 mod s3;
 mod scan;
@@ -41,7 +42,8 @@ use uuid::Uuid;
 use jiff::tz::TimeZone;
 pub use look::{TableFault, TableFile, TableFolder, TableVersion, Unused};
 pub use maintain::Maintenance;
-pub use rollup::{Buckets, RollupChunk, RollupChunks};
+pub use retain::Oldest;
+pub use rollup::{Buckets, ROLLUP_ENDING, RollupChunk, RollupChunks, RollupFault, RollupsSeen};
 use rollup::{LocalDays, Rollups, Touched};
 pub(super) use rollup::{RollupRow, columns_of};
 pub use scan::Snapshot;
@@ -215,6 +217,8 @@ pub struct Lake {
     published: RwLock<Option<Published>>,
     /// Held by whoever changes the table: one at a time.
     writer: tokio::sync::Mutex<LastChange>,
+    /// Files that were looked at for rows past their time.
+    examined: parking_lot::Mutex<retain::Examined>,
 }
 
 /// What is known of the last change of the table.
@@ -257,6 +261,7 @@ impl Lake {
             settings,
             runtime,
             writer: tokio::sync::Mutex::new(LastChange::Unknown),
+            examined: parking_lot::Mutex::default(),
         };
         if lake.log_store.root_url().scheme() != table::S3 {
             lake.reach().await?;
@@ -439,11 +444,6 @@ impl Lake {
         let files = self.published()?.files;
         let start = files.partition_point(|file| file.start() < time.micros());
         Ok(files.get(start).map(|file| Timestamp::from_micros_clamped(file.start())))
-    }
-
-    /// Deletes partitions whose day is over since before `oldest`.
-    pub async fn drop_before(&self, oldest: Timestamp) -> Result<usize, LakeError> {
-        self.drop_partitions_before(oldest).await
     }
 
     /// Deletes files that no version has used for `unused`.

@@ -8,7 +8,7 @@ use conca::model::Timestamp;
 use conca::state::Reader;
 use serde_json::{Value, json};
 
-use crate::support::{Broker, Identity, Load, Outgoing, Publisher, Setup, Store, conca_command, wait_until};
+use crate::support::{Broker, Conca, Identity, Load, Outgoing, Publisher, Setup, Store, conca_command, wait_until};
 
 /// Runs the program: whether it succeeded, and all that it said.
 fn run<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> (bool, String) {
@@ -24,16 +24,16 @@ fn backup(setup: &Setup, target: &Path) -> String {
     text
 }
 
-fn restore(backup: &Path, data: &Path) -> (bool, String) {
+pub(crate) fn restore(backup: &Path, data: &Path) -> (bool, String) {
     run(["restore".as_ref(), backup.as_os_str(), data.as_os_str()])
 }
 
 /// What the doctor finds wrong: name of the check, and its findings in one text. None where everything is well.
-fn doctor(setup: &Setup) -> Vec<(String, String)> {
+pub(crate) fn doctor(setup: &Setup) -> Vec<(String, String)> {
     let output = conca_command().args(["doctor".as_ref(), setup.file().as_os_str(), "--json".as_ref()]).output().unwrap();
     let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
     let checks = report["checks"].as_array().unwrap();
-    assert_eq!(checks.len(), 8, "{report:#}");
+    assert_eq!(checks.len(), 9, "{report:#}");
     let wrong: Vec<(String, String)> = checks
         .iter()
         .filter(|check| check["outcome"] == "wrong")
@@ -188,21 +188,25 @@ fn in_state(data: &Path, script: &str) {
     rusqlite::Connection::open(data.join("state.sqlite")).unwrap().execute_batch(script).unwrap();
 }
 
+/// What the doctor finds in a copy of what is whole, once it is damaged: names of checks, and what their findings say.
+#[track_caller]
+fn check_damage(whole: &Setup, damage: &dyn Fn(&Path), expected: &[(&str, &str)]) {
+    let setup = Setup::new();
+    copy_folder(&whole.data(), &setup.data());
+    damage(&setup.data());
+    let wrong = doctor(&setup);
+    let names: Vec<&str> = wrong.iter().map(|(name, _findings)| name.as_str()).collect();
+    assert_eq!(names, expected.iter().map(|(name, _text)| *name).collect::<Vec<_>>(), "{wrong:#?}");
+    for ((name, findings), (_name, text)) in wrong.iter().zip(expected) {
+        assert!(findings.contains(text), "{name}: {findings} lacks {text}");
+    }
+}
+
 #[test]
 fn the_doctor_finds_and_names_what_is_wrong() {
     let whole = stopped();
     assert_eq!(doctor(&whole), []);
-    let check = |damage: &dyn Fn(&Path), expected: &[(&str, &str)]| {
-        let setup = Setup::new();
-        copy_folder(&whole.data(), &setup.data());
-        damage(&setup.data());
-        let wrong = doctor(&setup);
-        let names: Vec<&str> = wrong.iter().map(|(name, _findings)| name.as_str()).collect();
-        assert_eq!(names, expected.iter().map(|(name, _text)| *name).collect::<Vec<_>>(), "{wrong:#?}");
-        for ((name, findings), (_name, text)) in wrong.iter().zip(expected) {
-            assert!(findings.contains(text), "{name}: {findings} lacks {text}");
-        }
-    };
+    let check = |damage: &dyn Fn(&Path), expected: &[(&str, &str)]| check_damage(&whole, damage, expected);
     let file = parquet_below(&whole.data().join("lake"));
     let name = file.file_name().unwrap().to_str().unwrap();
     let damaged = |data: &Path| parquet_below(&data.join("lake"));
@@ -249,6 +253,127 @@ fn the_doctor_finds_and_names_what_is_wrong() {
             std::fs::write(next, add.to_string()).unwrap();
         },
         &[("duplicates", "first pm10 of station-000 at "), ("values", " values too many")],
+    );
+}
+
+/// Readings of some minutes of two days that are long over, also of a property that is added up as a direction, of a counter and of a state.
+fn readings(minutes: std::ops::Range<i64>, add: f64) -> Vec<Outgoing> {
+    let midnight = "2026-03-20T00:00:00Z".parse::<jiff::Timestamp>().unwrap().as_millisecond();
+    let of = |minute: i64, station| {
+        let value = (minute % 90) as f64 + add;
+        let readings = [
+            ("pm10", value + 0.1),
+            ("noise", value),
+            ("wind_direction", value * 3.0),
+            ("energy_active", minute as f64),
+            ("lamp_state", 1.0),
+        ];
+        Outgoing::readings(station, midnight + minute * 60_000, &readings)
+    };
+    minutes.step_by(7).flat_map(|minute| ["a", "b", "c"].map(|station| of(minute, station))).collect()
+}
+
+/// Local days and properties that are not rolled up, or anew.
+fn touched(conca: &Conca) -> Value {
+    let (_code, status) = conca.get_json("/status");
+    let is_settled = status["ledger"]["total"]["pending"] == 0 && status["log"]["rows_ordered"] == 0;
+    if is_settled { status["lake"]["rollups"]["touched"].clone() } else { Value::Null }
+}
+
+/// A stopped service's data: two days that are rolled up.
+fn rolled_up(broker: &Broker) -> Setup {
+    let setup = busy(broker);
+    let conca = setup.start();
+    let messages = readings(0..2_000, 0.0);
+    Publisher::connect(broker.address()).send(&messages);
+    // Five values each.
+    let rows = 5 * messages.len();
+    wait_until("it is rolled up", || touched(&conca) == 0 && conca.get_json("/status").1["lake"]["rows"] == rows);
+    conca.stop();
+    setup
+}
+
+#[test]
+fn the_doctor_finds_and_names_rollups_that_are_not_what_the_observations_come_to() {
+    let broker = Broker::start();
+    let whole = rolled_up(&broker);
+    assert_eq!(doctor(&whole), []);
+    let of_hours = |data: &Path| {
+        let files = files_below(&data.join("lake-rollup").join("tier=1h"));
+        files.into_iter().find(|file| file.extension() == Some("parquet".as_ref())).unwrap()
+    };
+    let name = of_hours(&whole.data()).file_name().unwrap().to_str().unwrap().to_owned();
+    let check = |damage: &dyn Fn(&Path), text: &str| check_damage(&whole, damage, &[("rollups", text)]);
+    check(&|data| flip(&of_hours(data), 500), &format!("{name} has changed"));
+    check(&|data| truncate(&of_hours(data)), &format!("{name} has "));
+    check(&|data| std::fs::remove_file(of_hours(data)).unwrap(), &format!("{name} is missing"));
+    check(&|data| std::fs::remove_dir_all(data.join("lake-rollup")).unwrap(), "their table is missing");
+    // The table of rollups is older than it should be: of its last commit nothing is left.
+    let last_commit = |data: &Path| {
+        let log = files_below(&data.join("lake-rollup").join("_delta_log"));
+        log.into_iter().rfind(|file| std::fs::read_to_string(file).is_ok_and(|text| text.contains("{\"add\""))).unwrap()
+    };
+    check(
+        &|data| std::fs::remove_file(last_commit(data)).unwrap(),
+        "1d: 3 buckets are not what the observations come to, first trusted of a from 2026-03-",
+    );
+    // Where the observations are damaged, they say nothing of rollups.
+    let observations = |data: &Path| truncate(&parquet_below(&data.join("lake")));
+    check_damage(&whole, &observations, &[("files", " has ")]);
+
+    // Another value, of which the rollups know nothing: told only where nobody says that they are out of date.
+    let later = whole.set("lake.maintain_every", "1h");
+    let conca = later.start();
+    Publisher::connect(broker.address()).send(&readings(0..8, 5.0));
+    wait_until("it is in the table", || touched(&conca) == 5);
+    conca.stop();
+    assert_eq!(doctor(&later), []);
+    let forget = |data: &Path| in_state(data, "DELETE FROM rollup_touched WHERE property = 'pm10'");
+    check_damage(
+        &later,
+        &forget,
+        &[("rollups", "pm10 of 2026-03-20, 1h: 3 buckets are not what the observations come to, first trusted of a from ")],
+    );
+    let wrong = doctor(&later);
+    assert_eq!(wrong, []);
+}
+
+#[test]
+fn a_restored_city_answers_from_its_rollups_as_before() {
+    let broker = Broker::start();
+    let setup = rolled_up(&broker);
+    let questions = [("mean", "1d"), ("max", "1h"), ("count", "15m"), ("last", "6h")].map(|(function, window)| {
+        let asked = format!("/v1/aggregates?property=pm10&in_time={function}&window={window}&group_by=device&explain=true");
+        format!("{asked}&zone=Europe/Rome&from=2026-03-20T00:00:00%2B01:00&to=2026-03-22T00:00:00%2B01:00")
+    });
+    let answers = |conca: &Conca| {
+        let answers = questions.each_ref().map(|question| conca.get_json(question).1);
+        for answer in &answers {
+            let stretches = answer["explanation"]["stretches"].as_array().unwrap_or_else(|| panic!("{answer:#}"));
+            assert!(stretches.iter().all(|stretch| stretch["source"].as_str().unwrap().starts_with("rollup-")), "{answer:#}");
+            assert_eq!(answer["series"].as_array().unwrap().len(), 3, "{answer:#}");
+        }
+        answers
+    };
+    let conca = setup.start();
+    let before = answers(&conca);
+    let target = tempfile::tempdir().unwrap();
+    backup(&setup, target.path());
+    conca.kill();
+    let restored = busy(&broker);
+    let (is_ok, text) = restore(target.path(), &restored.data());
+    assert!(is_ok, "{text}");
+    assert_eq!(doctor(&restored), []);
+    let conca = restored.start();
+    assert_eq!(answers(&conca), before);
+    conca.stop();
+    // Nothing was made anew for it.
+    assert_eq!(
+        files_below(&restored.data().join("lake-rollup").join("tier=1h")),
+        files_below(&setup.data().join("lake-rollup").join("tier=1h"))
+            .iter()
+            .map(|file| restored.data().join(file.strip_prefix(setup.data()).unwrap()))
+            .collect::<Vec<_>>()
     );
 }
 

@@ -22,6 +22,7 @@ mod faults;
 mod influxdb;
 mod interface;
 mod keep;
+mod kills;
 mod layering;
 mod material;
 mod model;

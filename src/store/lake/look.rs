@@ -35,7 +35,7 @@ pub struct TableFolder {
 /// A version of a table.
 #[derive(Clone, Debug)]
 pub struct TableVersion {
-    table: DeltaTable,
+    pub(super) table: DeltaTable,
     folder: PathBuf,
     /// Its number.
     pub number: u64,
@@ -169,6 +169,16 @@ impl TableVersion {
         let transactions = [("ordered", ordered), ("late", late)].map(|(lane, held)| (transaction_id(node, incarnation, lane), held));
         table::commit(&self.table, Change { transactions: transactions.into(), ..Change::default() }).await?;
         Ok(())
+    }
+
+    /// Holds every file's bytes against what the table's log says of them.
+    pub(super) async fn check_files(&self) -> Result<Vec<TableFault>, LakeError> {
+        let (folder, files) = (self.folder.clone(), self.files.clone());
+        blocking(move || {
+            let checked = files.into_iter().map(|file| (check_bytes(&folder, &file), file.path));
+            Ok(checked.filter_map(|(checked, path)| Some(TableFault::File { path, fault: checked.err()? })).collect())
+        })
+        .await
     }
 
     /// Reads every row of every file. What is told of as wrong: files that are missing, changed or cannot be read, and identities that

@@ -1,4 +1,4 @@
-//! What keeps the table quick and small: compaction, retention, vacuum.
+//! What keeps the table quick and small: compaction, vacuum.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use deltalake::arrow::array::{
 use deltalake::arrow::compute::cast;
 use deltalake::arrow::datatypes::{DataType, Float64Type, Int16Type, TimestampMicrosecondType};
 use deltalake::datafusion::error::DataFusionError;
-use deltalake::datafusion::logical_expr::col;
+use deltalake::datafusion::logical_expr::{Expr, col};
 use deltalake::kernel::{Add, Remove};
 use deltalake::writer::DeltaWriter;
 use futures::stream::BoxStream;
@@ -25,7 +25,7 @@ use crate::model::{Original, Position, Timestamp};
 use crate::state::Place;
 
 /// zstd level of compacted files: written once, read for years.
-const COMPACT_LEVEL: i32 = 6;
+pub(super) const COMPACT_LEVEL: i32 = 6;
 
 /// When files of one day are put together.
 #[derive(Clone, Copy, Debug)]
@@ -95,21 +95,6 @@ impl Lake {
         Ok(group.len())
     }
 
-    pub(super) async fn drop_partitions_before(&self, oldest: Timestamp) -> Result<usize, LakeError> {
-        let mut writer = self.writer().await?;
-        let table = self.published()?.table;
-        let (day, limit) = (date_of(oldest.micros()), date_text(date_of(oldest.micros())));
-        let old: Vec<FileInfo> = files(&table)?.into_iter().filter(|file| file.date < limit).collect();
-        if old.is_empty() {
-            return Ok(0);
-        }
-        // What is dropped is never rolled up again.
-        self.in_turn(move |turn| turn.keep_from(day)).await?;
-        let removes = old.iter().map(|file| file.remove(true)).collect();
-        self.change(&mut writer, commit(&table, Change { removes, ..Change::default() })).await?;
-        Ok(old.len())
-    }
-
     pub(super) async fn vacuum_files(&self, unused: Duration) -> Result<usize, LakeError> {
         let mut writer = self.writer().await?;
         let table = DeltaTable::clone(&self.published()?.table);
@@ -130,12 +115,25 @@ impl Lake {
         table: &DeltaTable,
         files: &[&FileInfo],
     ) -> Result<BoxStream<'static, Result<RecordBatch, LakeError>>, LakeError> {
+        self.read_files_where(table, files, None).await
+    }
+
+    /// [`Lake::read_files`], of which a filter lets a part through.
+    pub(super) async fn read_files_where(
+        &self,
+        table: &DeltaTable,
+        files: &[&FileInfo],
+        filter: Option<Expr>,
+    ) -> Result<BoxStream<'static, Result<RecordBatch, LakeError>>, LakeError> {
         let session = self.session();
         table.update_datafusion_session(&session.state())?;
         let provider = table.table_provider().with_adds(files.iter().map(|file| file.add.clone())).await?;
         let order = [PROPERTY, DEVICE, TIME].map(|column| col(column).sort(true, false)).to_vec();
-        let frame = session.read_table(provider)?.sort(order)?;
-        Ok(frame.execute_stream().await?.map_err(LakeError::from).boxed())
+        let mut frame = session.read_table(provider)?;
+        if let Some(filter) = filter {
+            frame = frame.filter(filter)?;
+        }
+        Ok(frame.sort(order)?.execute_stream().await?.map_err(LakeError::from).boxed())
     }
 
     /// Writes sorted batches as they come.
@@ -200,7 +198,7 @@ fn choose(files: Vec<FileInfo>, settings: &Maintenance, now: Timestamp) -> Optio
 }
 
 /// The text of a partition's day, as Delta writes it.
-fn date_text(day: i32) -> String {
+pub(super) fn date_text(day: i32) -> String {
     let epoch = jiff::civil::date(1970, 1, 1);
     epoch.checked_add(jiff::Span::new().days(day)).expect("days between 1900 and 2200 exist").to_string()
 }

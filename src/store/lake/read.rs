@@ -58,6 +58,10 @@ impl DayFile {
     /// Of a day, in microseconds.
     pub(super) const LENGTH: i64 = DAY;
 
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Where its day begins, in microseconds.
     pub(super) fn start(&self) -> i64 {
         i64::from(self.day) * DAY
@@ -106,17 +110,14 @@ impl Lake {
         }
         let start = files.partition_point(|file| file.day < date_of(from));
         let end = files.partition_point(|file| file.day <= date_of(to - 1));
-        let days: Vec<&[DayFile]> = files.get(start..end).unwrap_or_default().chunk_by(|one, other| one.day == other.day).collect();
-        let scan = FileScan::new(self, selection, detail)?;
-        let part = |day: &[DayFile]| {
-            let start = day.first().map_or(0, DayFile::start);
-            if from <= start && start + DAY <= to { Part::Whole } else { Part::Partial }
-        };
+        let days: Vec<&[DayFile]> = by_day(files.get(start..end).unwrap_or_default()).collect();
+        let columns = columns(selection, detail);
+        let scan = FileScan::new(&self.runtime, &self.store_url, self.identity_filter(selection), (from, to), &columns)?;
         match order {
             Order::Any => {
                 let mut plans = Vec::new();
                 for wanted in [Part::Whole, Part::Partial] {
-                    let files = days.iter().filter(|day| part(day) == wanted).copied().flatten();
+                    let files = days.iter().filter(|day| scan.part(day) == wanted).copied().flatten();
                     let files: Vec<(&str, u64)> = files.map(|file| (file.path.as_str(), file.bytes)).collect();
                     if !files.is_empty() {
                         plans.push(scan.plan(wanted, balance(&files, self.cores), order));
@@ -130,7 +131,7 @@ impl Lake {
             Order::SeriesTime => {
                 let mut plans = Vec::with_capacity(days.len());
                 for day in days {
-                    plans.push(scan.sorted(part(day), day));
+                    plans.push(scan.sorted(day));
                 }
                 let batches = stream::iter(plans)
                     .map(move |plan| ready(scan.execute(plan).map(|stream| spawn_buffered(stream, BATCHES_AHEAD))))
@@ -145,6 +146,11 @@ impl Lake {
 }
 
 const DAY: i64 = 86_400_000_000;
+
+/// Files of one day after those of another.
+pub(super) fn by_day(files: &[DayFile]) -> impl Iterator<Item = &[DayFile]> {
+    files.chunk_by(|one, other| one.day == other.day)
+}
 
 /// Files in as many groups of about the same size as can be read at once.
 pub(super) fn balance(files: &[(&str, u64)], groups: usize) -> Vec<FileGroup> {
@@ -197,7 +203,9 @@ pub(super) fn parquet_plan(
 }
 
 /// How the files of one question are read.
-struct FileScan {
+pub(super) struct FileScan {
+    /// The times in question, half-open.
+    times: (i64, i64),
     context: Arc<TaskContext>,
     url: ObjectStoreUrl,
     /// Without and with a look at times.
@@ -209,25 +217,36 @@ struct FileScan {
 }
 
 impl FileScan {
-    fn new(lake: &Lake, selection: &Selection, detail: Detail) -> Result<Self, LakeError> {
+    /// Of what an identity filter lets through, columns in the order in which rows are sorted.
+    pub(super) fn new(
+        runtime: &Arc<RuntimeEnv>,
+        url: &ObjectStoreUrl,
+        identity: Option<Expr>,
+        times: (i64, i64),
+        columns: &[&str],
+    ) -> Result<Self, LakeError> {
         let schema = file_schema();
-        let identity = lake.identity_filter(selection);
-        let with = |filter: Option<Expr>| parquet_source(&lake.runtime, &lake.store_url, &schema, filter.as_ref());
-        let times = col(TIME).gt_eq(instant(selection.from.micros())).and(col(TIME).lt(instant(selection.to.micros())));
-        let columns = columns(selection, detail);
+        let with = |filter: Option<Expr>| parquet_source(runtime, url, &schema, filter.as_ref());
+        let within = col(TIME).gt_eq(instant(times.0)).and(col(TIME).lt(instant(times.1)));
         let projection = columns.iter().map(|column| schema.index_of(column)).collect::<Result<_, _>>().map_err(DataFusionError::from)?;
         let mut order = Vec::new();
         for (index, column) in columns.iter().enumerate().filter(|(_index, column)| [PROPERTY, DEVICE, TIME].contains(column)) {
             order.push(PhysicalSortExpr::new_default(Arc::new(expressions::Column::new(column, index))).asc().nulls_last());
         }
         Ok(Self {
-            context: Arc::new(TaskContext::default().with_runtime(Arc::clone(&lake.runtime))),
-            url: lake.store_url.clone(),
+            times,
+            context: Arc::new(TaskContext::default().with_runtime(Arc::clone(runtime))),
+            url: url.clone(),
             whole: with(identity.clone())?,
-            partial: with(Some(identity.map_or(times.clone(), |identity| identity.and(times))))?,
+            partial: with(Some(identity.map_or(within.clone(), |identity| identity.and(within))))?,
             projection,
             order: LexOrdering::new(order).expect("time is among the columns"),
         })
+    }
+
+    fn part(&self, day: &[DayFile]) -> Part {
+        let (start, (from, to)) = (day.first().map_or(0, DayFile::start), self.times);
+        if from <= start && start + DAY <= to { Part::Whole } else { Part::Partial }
     }
 
     fn plan(&self, part: Part, groups: Vec<FileGroup>, order: Order) -> Arc<dyn ExecutionPlan> {
@@ -239,12 +258,12 @@ impl FileScan {
     }
 
     /// One day: its files are sorted, and there are few.
-    fn sorted(&self, part: Part, day: &[DayFile]) -> Arc<dyn ExecutionPlan> {
+    pub(super) fn sorted(&self, day: &[DayFile]) -> Arc<dyn ExecutionPlan> {
         let groups = day.iter().map(|file| FileGroup::new(vec![PartitionedFile::new(file.path.as_str(), file.bytes)])).collect();
-        Arc::new(SortPreservingMergeExec::new(self.order.clone(), self.plan(part, groups, Order::SeriesTime)))
+        Arc::new(SortPreservingMergeExec::new(self.order.clone(), self.plan(self.part(day), groups, Order::SeriesTime)))
     }
 
-    fn execute(&self, plan: Arc<dyn ExecutionPlan>) -> Result<SendableRecordBatchStream, DataFusionError> {
+    pub(super) fn execute(&self, plan: Arc<dyn ExecutionPlan>) -> Result<SendableRecordBatchStream, DataFusionError> {
         execute_stream(plan, Arc::clone(&self.context))
     }
 }

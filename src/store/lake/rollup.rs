@@ -9,6 +9,7 @@
 //! - One commit replaces the three tiers of a day; a partition is one sorted file.
 
 mod buckets;
+mod check;
 mod make;
 mod read;
 mod table;
@@ -20,7 +21,9 @@ use deltalake::DeltaTable;
 use deltalake::datafusion::execution::object_store::ObjectStoreUrl;
 
 pub use buckets::Buckets;
+pub use check::{RollupFault, RollupsSeen};
 pub use read::{RollupChunk, RollupChunks};
+pub use table::ENDING as ROLLUP_ENDING;
 pub(in crate::store) use table::{Row as RollupRow, columns_of};
 pub(super) use touched::{LocalDays, Touched};
 

@@ -210,6 +210,13 @@ impl Conca {
         self.process.kill();
     }
 
+    /// SIGKILL; its whole log.
+    pub(crate) fn killed(self) -> String {
+        let log = self.process.log_file();
+        self.process.kill();
+        String::from_utf8_lossy(&std::fs::read(log).unwrap()).into_owned()
+    }
+
     /// SIGTERM.
     pub(crate) fn terminate(&self) {
         self.process.signal("TERM");

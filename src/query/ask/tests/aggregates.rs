@@ -6,7 +6,10 @@ use jiff::tz::TimeZone;
 
 use super::*;
 use crate::model::{WindowSize, Windows};
-use crate::query::aggregate::{Fill, GroupBy, NO_DISTRICT};
+use crate::query::aggregate::{AggregateError, Fill, GroupBy, NO_DISTRICT};
+use crate::query::function::{AcrossFunction, TimeFunction};
+use crate::query::plan::Source;
+use crate::store::Oldest;
 
 fn question(city: &City, property: &str, from: &str, to: &str, window: &str) -> AggregateQuestion {
     AggregateQuestion {
@@ -326,7 +329,8 @@ async fn a_bucket_keeps_its_revision_while_its_numbers_stay_and_rollups_outlive_
         revisions().await.into_iter().filter(|(tier, ..)| *tier == crate::rollup::Tier::Quarter).map(|(_, _, revision)| revision).collect();
     assert_eq!(quarters, [1, 2, 1, 1]);
     // The rows of the first day go; what comes late for it is in no rollup, and takes nothing away.
-    assert!(city.lake.drop_before(at("2026-10-25T00:00:00Z")).await.unwrap() > 0);
+    let oldest = Oldest { general: Some(at("2026-10-25T00:00:00Z")), ..Oldest::default() };
+    assert!(city.lake.drop_past(&oldest).await.unwrap() > 0);
     city.hear(&[reading("2026-10-24T20:00:00Z", 100.0)]);
     city.merge().await;
     city.roll_up().await;
@@ -335,6 +339,54 @@ async fn a_bucket_keeps_its_revision_while_its_numbers_stay_and_rollups_outlive_
     let answer = city.answers.aggregates(days(&city, "pm10", "max")).await.unwrap();
     let values: Vec<Option<f64>> = answer.series[0].buckets.iter().map(|bucket| bucket.value).collect();
     assert_eq!(values, [Some(7.0), Some(3.0)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_domain_that_is_kept_for_less_goes_by_itself_and_its_rollups_stay() {
+    let city = City::new("2026-10-27T00:00:00Z").await;
+    let hours = |property, value: f64| -> Vec<Told> {
+        let from = at("2026-10-22T22:00:00Z");
+        (0..90).map(|hour| Told { time: from.plus(seconds(hour * 3_600)), ..told("a", property, "2026-10-22T22:00:00Z", value) }).collect()
+    };
+    for (property, value) in [("pm10", 3.0), ("energy_active", 5.0), ("vehicle_count", 7.0)] {
+        city.hear(&hours(property, value));
+        city.flush().await;
+    }
+    city.compact().await;
+    city.roll_up().await;
+    let counts = async || {
+        let mut counts = Vec::new();
+        for property in ["pm10", "energy_active", "vehicle_count"] {
+            let mut question = days(&city, property, "count");
+            question.filter.area = Some(crate::store::Area::Box { west: -180.0, south: -90.0, east: 180.0, north: 90.0 });
+            let rows = city.answers.aggregates(question).await.unwrap().rows;
+            let rolled_up = city.answers.aggregates(days(&city, property, "count")).await.unwrap();
+            let all: u64 = rolled_up.series.iter().flat_map(|series| &series.buckets).map(|bucket| bucket.count).sum();
+            counts.push((rows, all));
+        }
+        counts
+    };
+    assert_eq!(counts().await, [(90, 90); 3]);
+    // Environment for ever, mobility up to the 25th (UTC), everything else up to the 24th.
+    let of = [(Domain::Environment, None), (Domain::Mobility, Some(at("2026-10-25T05:00:00Z")))];
+    let oldest = Oldest { general: Some(at("2026-10-24T00:00:00Z")), of: of.into() };
+    assert_eq!(city.lake.drop_past(&oldest).await.unwrap(), 3);
+    let expected = [(90, 90), (64, 90), (40, 90)];
+    assert_eq!(counts().await, expected);
+    let version = city.lake.status().unwrap().unwrap().version;
+    assert_eq!(city.lake.drop_past(&oldest).await.unwrap(), 0, "there is nothing left to do");
+    assert_eq!(city.lake.status().unwrap().unwrap().version, version);
+    // What is late for what is gone goes too; it is in no rollup, and takes nothing away.
+    city.hear(&[told("a", "vehicle_count", "2026-10-23T10:30:00Z", 1.0), told("a", "pm10", "2026-10-23T10:30:00Z", 1.0)]);
+    city.merge().await;
+    city.roll_up().await;
+    assert_eq!(city.lake.drop_past(&oldest).await.unwrap(), 1);
+    city.roll_up().await;
+    assert_eq!(counts().await, [(91, 91), (64, 90), (40, 90)]);
+    // Once nothing is kept for ever, whole days go.
+    let oldest = Oldest { general: Some(at("2026-10-24T00:00:00Z")), ..Oldest::default() };
+    assert!(city.lake.drop_past(&oldest).await.unwrap() >= 2);
+    assert_eq!(counts().await, [(64, 91), (64, 90), (40, 90)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -444,4 +496,139 @@ async fn senseless_and_boundless_questions_are_refused() {
     assert!(empty.ends_with("is empty"), "{empty}");
     let windows = refused(&|question| (question.window, question.from) = (WindowSize::Minutes(1), at("1950-01-01T00:00:00Z"))).await;
     assert_eq!(windows, "the time range has more than 1000000 windows of 1m");
+}
+
+/// All functions in time, of which each property has its own.
+const FUNCTIONS: [&str; 16] = [
+    "count",
+    "sum",
+    "mean",
+    "min",
+    "max",
+    "first",
+    "last",
+    "stddev",
+    "p0",
+    "p50",
+    "p95",
+    "increase",
+    "time_weighted_mean",
+    "mode",
+    "changes",
+    "duration:on",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rollups_answer_as_rows_do_whatever_function_zone_window_and_quality() {
+    // Clocks go back in Rome on the 25th of October, in St. John's on the 1st of November.
+    let city = City::new("2026-11-03T12:00:00Z").await;
+    let mut random = fastrand::Rng::with_seed(11);
+    let mut readings = Vec::new();
+    for (number, device) in ["a", "b", "m"].into_iter().enumerate() {
+        let mut time = at("2026-10-23T22:00:00Z");
+        while time < at("2026-11-02T05:00:00Z") {
+            // Silent for a day or so, now and then; at borders of buckets, now and then.
+            let pause = if random.u8(..) < 2 { 100_000 } else { random.u64(60..5_000) };
+            time = time.plus(seconds(pause));
+            if random.u8(..) < 50 {
+                time = Timestamp::from_micros(time.micros() / 900_000_000 * 900_000_000).unwrap();
+            }
+            let position = if device == "m" && random.bool() { SECOND } else { [FIRST, OUTSIDE, FIRST][number] };
+            let is_suspect = random.u8(..) < 25;
+            let mut tell = |property, value| readings.push(Told { device, kind: "any", property, time, value, position });
+            tell("temperature", if is_suspect { 900.0 } else { random.f64() * 20.0 - 10.0 });
+            tell("noise", if is_suspect { 300.0 } else { random.f64() * 60.0 + 30.0 });
+            tell("wind_direction", if is_suspect { 720.0 } else { random.f64() * 360.0 });
+            tell("vehicle_count", if is_suspect { -3.0 } else { f64::from(random.u8(..90)) });
+            // A meter that moves is asked of rows.
+            if device != "m" {
+                tell("energy_active", if is_suspect { -5.0 } else { (time.micros() / 1_000_000 % 400_000) as f64 });
+            }
+            tell("lamp_state", f64::from(random.u8(..2)));
+        }
+    }
+    city.hear(&readings);
+    city.flush().await;
+    city.merge().await;
+    city.roll_up().await;
+    assert_eq!(city.lake.status().unwrap().unwrap().touched_units, 0);
+    let Answers { history, live, catalogue, districts, clock, limits } = &city.answers;
+    let few = config::Query { percentile_rows_max: 10, ..limits.clone() };
+    // Only where rows would be too many, percentiles are asked of sketches.
+    let sketching = Answers::new(history.clone(), Arc::clone(live), Arc::clone(catalogue), Arc::clone(districts), Arc::clone(clock), few);
+    let everywhere = crate::store::Area::Box { west: -180.0, south: -90.0, east: 180.0, north: 90.0 };
+    let (mut asked, mut rolled_up) = (BTreeSet::new(), BTreeSet::new());
+    let mut turn = 0;
+    for property in ["temperature", "noise", "wind_direction", "vehicle_count", "energy_active", "lamp_state"] {
+        for function in FUNCTIONS {
+            let known = city.answers.catalogue.get(city.property(property));
+            let Ok(time) = TimeFunction::choose(Some(function), known) else { continue };
+            for zone in ["Europe/Rome", "UTC", "Asia/Kathmandu", "America/St_Johns"] {
+                // Quality and group take turns.
+                for window in ["15m", "1h", "1d", "1mo", "6h"] {
+                    let (from, to) = match zone {
+                        "America/St_Johns" => ("2026-10-31T12:00:00Z", "2026-11-02T12:00:00Z"),
+                        _ => ("2026-10-24T12:00:00Z", "2026-10-26T12:00:00Z"),
+                    };
+                    turn += 1;
+                    let quality = if turn % 2 == 0 { Quality::Any } else { Quality::Trusted };
+                    let group = if turn % 3 == 0 { GroupBy::District } else { GroupBy::Device };
+                    let across = ["mean", "count"].into_iter().find(|across| AcrossFunction::choose(Some(across), known, time).is_ok());
+                    let mut question = question(&city, property, from, to, window);
+                    question.zone = TimeZone::get(zone).unwrap();
+                    question.in_time = Some(function.to_owned());
+                    question.group_by = vec![group];
+                    question.across = across.filter(|_across| group == GroupBy::District).map(str::to_owned);
+                    question.filter.quality = quality;
+                    let what = format!("{function} of {property} by {window} in {zone}, {group:?}, {quality:?}");
+                    let is_sketched = function.starts_with('p') && group == GroupBy::Device;
+                    let answers = if is_sketched { &sketching } else { &city.answers };
+                    let mut of_rows = question.clone();
+                    of_rows.filter.area = Some(everywhere);
+                    let rows = city.answers.aggregates(of_rows).await.unwrap();
+                    let answer = match answers.aggregates(question).await {
+                        Err(AskError::Aggregate(AggregateError::TooManyRows { .. })) if is_sketched => continue,
+                        answer => answer.unwrap_or_else(|error| panic!("{what}: {error}")),
+                    };
+                    asked.insert((property, function));
+                    if answer.explanation.read.iter().any(|(stretch, _read)| stretch.source != Source::Rows) {
+                        rolled_up.insert((property, function));
+                    }
+                    assert!(rows.explanation.read.iter().all(|(stretch, _read)| stretch.source == Source::Rows), "{what}");
+                    assert_eq!(answer.rows, rows.rows, "{what}");
+                    // Of values, suspect ones included or not.
+                    let largest = if quality == Quality::Any { 900.0 } else { 90.0 };
+                    assert_same(&answer, &rows, largest, &what);
+                }
+            }
+        }
+    }
+    // What depends on how long a value holds is not rolled up.
+    let of_rows = ["time_weighted_mean", "mode", "changes", "duration:on"];
+    let expected: BTreeSet<_> = asked.iter().copied().filter(|(_property, function)| !of_rows.contains(function)).collect();
+    assert_eq!(rolled_up, expected);
+    let functions: BTreeSet<&str> = asked.iter().map(|(_property, function)| *function).collect();
+    assert_eq!(functions, FUNCTIONS.into(), "each function makes sense for some property");
+}
+
+/// Two answers to one question, the first of them perhaps from sketches.
+#[track_caller]
+fn assert_same(answer: &Aggregates, rows: &Aggregates, largest: f64, what: &str) {
+    assert_eq!(answer.series.len(), rows.series.len(), "{what}");
+    for (series, of_rows) in answer.series.iter().zip(&rows.series) {
+        assert_eq!(series.key.device, of_rows.key.device, "{what}");
+        assert_eq!(series.buckets.len(), of_rows.buckets.len(), "{what}");
+        for (bucket, of_rows) in series.buckets.iter().zip(&of_rows.buckets) {
+            assert_eq!((bucket.start, bucket.count, bucket.flags), (of_rows.start, of_rows.count, of_rows.flags), "{what}");
+            let alike = match (bucket.value, of_rows.value) {
+                (Some(found), Some(value)) => {
+                    // A percentile lies between two values, of which each may be off.
+                    let most = answer.relative_error.map_or(1e-9 * value.abs().max(1.0), |relative| relative * largest);
+                    (found - value).abs() <= most
+                }
+                (found, value) => found == value,
+            };
+            assert!(alike, "{what} from {}: {:?}, not {:?}", bucket.start, bucket.value, of_rows.value);
+        }
+    }
 }

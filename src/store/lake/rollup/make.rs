@@ -8,10 +8,10 @@ use deltalake::DeltaTable;
 use deltalake::arrow::array::RecordBatch;
 use deltalake::datafusion::datasource::listing::PartitionedFile;
 use deltalake::datafusion::datasource::physical_plan::FileGroup;
-use deltalake::datafusion::execution::TaskContext;
 use deltalake::datafusion::execution::runtime_env::RuntimeEnv;
+use deltalake::datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use deltalake::datafusion::logical_expr::{Expr, col};
-use deltalake::datafusion::physical_plan::execute_stream;
+use deltalake::datafusion::physical_plan::{EmptyRecordBatchStream, execute_stream};
 use deltalake::kernel::{Add, Remove};
 use deltalake::writer::{DeltaWriter, RecordBatchWriter};
 use futures::stream::BoxStream;
@@ -25,8 +25,8 @@ use super::touched::{bounds, date_at};
 use super::{LocalDays, Rollups, Touched};
 use crate::model::{Catalogue, Flags, PropertyIndex, Timestamp, Windows};
 use crate::rollup::{Kept, Seen, Sketch, Statistic, Statistics, Tally, Tier};
-use crate::state::{Database, Tail, TouchedUnit};
-use crate::store::lake::read::{DayFile, day_files, instant, one_of, parquet_plan, parquet_source};
+use crate::state::{Database, StateError, Tail, TouchedUnit};
+use crate::store::lake::read::{day_files, instant, one_of, parquet_plan, parquet_source};
 use crate::store::lake::scan::{Snapshot, unknown};
 use crate::store::lake::table::{Change, commit};
 use crate::store::lake::{Lake, LakeError, Published};
@@ -52,16 +52,14 @@ impl Rollups {
         catalogue: &Catalogue,
         zone: &TimeZone,
     ) -> Result<Self, LakeError> {
-        let (beside, name) = (beside(table)?, zone.iana_name().unwrap_or("a fixed offset"));
-        if let Some(rollups) = open(beside.clone(), name).await? {
+        let beside = beside(table)?;
+        if let Some(rollups) = open(beside.clone(), zone).await? {
             return Self::new(rollups);
         }
         let mut days = BTreeSet::new();
         let mut local = LocalDays::new(zone);
         for file in day_files(table)? {
-            // A UTC day is part of two or three local ones.
-            let (start, noon) = (file.start(), file.start() + DayFile::LENGTH / 2);
-            days.extend([start, noon, start + DayFile::LENGTH - 1].map(|time| local.day(time)));
+            days.extend(local.days_of(&file));
         }
         let units: Vec<TouchedUnit> = days
             .into_iter()
@@ -69,7 +67,7 @@ impl Rollups {
             .collect();
         let database = Arc::clone(database);
         tokio::task::spawn_blocking(move || database.turn().touch(&units)).await.map_err(|_stopped| LakeError::Stopped)??;
-        Self::new(create(beside, name).await?)
+        Self::new(create(beside, zone).await?)
     }
 
     pub(in crate::store::lake) fn register(&self, runtime: &RuntimeEnv) {
@@ -107,15 +105,24 @@ impl Lake {
         }
         let (start, end) = bounds(zone, day);
         let database = Arc::clone(&self.database);
-        let kept_from = tokio::task::spawn_blocking(move || database.turn().kept_from()).await.map_err(|_stopped| LakeError::Stopped)??;
+        let kept_from = tokio::task::spawn_blocking(move || {
+            let turn = database.turn();
+            Ok::<_, StateError>((turn.kept_from()?, turn.kept_from_of()?))
+        });
+        let (kept_from, kept_from_of) = kept_from.await.map_err(|_stopped| LakeError::Stopped)??;
         // Of a day whose readings were dropped, in part or all, only its rollups know.
-        let is_kept = kept_from.is_none_or(|kept_from| start.day() >= kept_from);
+        let is_kept = |property: u16| {
+            let id = &self.unit(property, day).property;
+            let of = kept_from_of.iter().find(|(property, _from)| property == id).map(|(_property, from)| *from);
+            kept_from.into_iter().chain(of).all(|from| start.day() >= from)
+        };
+        let kept: Vec<u16> = units.iter().map(|(property, _moment)| *property).filter(|property| is_kept(*property)).collect();
         let mut change = Change::default();
-        if is_kept {
+        if !kept.is_empty() {
             let mut made = StdHashMap::new();
             // What the table lacks touches its units once more.
             let table = Snapshot { published: published.clone(), tail: Tail::default() };
-            for (property, _moment) in &units {
+            for property in &kept {
                 let selection = Selection {
                     properties: vec![PropertyIndex(*property)],
                     from: start,
@@ -130,7 +137,7 @@ impl Lake {
                     made.entry(tier).or_insert_with(Vec::new).extend(rows);
                 }
             }
-            let properties = units.iter().map(|(property, _moment)| self.unit(*property, day).property).collect();
+            let properties = kept.iter().map(|property| self.unit(*property, day).property).collect();
             let replaced = Replaced { day, start, end, properties };
             for tier in Tier::COARSEST_FIRST {
                 let rows = made.remove(&tier).unwrap_or_default();
@@ -240,16 +247,7 @@ impl Lake {
         date: i32,
         filter: &Expr,
     ) -> Result<BoxStream<'static, Result<Vec<Row>, LakeError>>, LakeError> {
-        let (schema, url) = (file_schema(), published.rollups.store_url());
-        let source = parquet_source(&self.runtime, &url, &schema, Some(filter))?;
-        let files = published.rollups.files.iter().filter(|file| file.tier == tier && file.date == date);
-        let files: Vec<PartitionedFile> = files.map(|file| PartitionedFile::new(file.path.as_str(), file.bytes)).collect();
-        if files.is_empty() {
-            return Ok(stream::empty().boxed());
-        }
-        let group = FileGroup::new(files);
-        let plan = parquet_plan(&url, source, vec![group], (0..schema.fields().len()).collect(), Order::SeriesTime);
-        let batches = execute_stream(plan, Arc::new(TaskContext::default().with_runtime(Arc::clone(&self.runtime))))?;
+        let batches = published.rollups.partition(&self.runtime, tier, date, filter)?;
         let catalogue = Arc::clone(&self.catalogue);
         let kept = move |id: &str| catalogue.find(id).map(|index| Kept::of(catalogue.get(index)));
         Ok(batches.map(move |batch| rows(&batch?, &kept)).boxed())
@@ -349,6 +347,25 @@ impl Lake {
 }
 
 impl Rollups {
+    /// Rows of a partition, as files are read and sorted.
+    pub(super) fn partition(
+        &self,
+        runtime: &Arc<RuntimeEnv>,
+        tier: Tier,
+        date: i32,
+        filter: &Expr,
+    ) -> Result<SendableRecordBatchStream, LakeError> {
+        let (schema, url) = (file_schema(), self.store_url());
+        let source = parquet_source(runtime, &url, &schema, Some(filter))?;
+        let files = self.files.iter().filter(|file| file.tier == tier && file.date == date);
+        let files: Vec<PartitionedFile> = files.map(|file| PartitionedFile::new(file.path.as_str(), file.bytes)).collect();
+        if files.is_empty() {
+            return Ok(Box::pin(EmptyRecordBatchStream::new(schema)));
+        }
+        let plan = parquet_plan(&url, source, vec![FileGroup::new(files)], (0..schema.fields().len()).collect(), Order::SeriesTime);
+        Ok(execute_stream(plan, Arc::new(TaskContext::default().with_runtime(Arc::clone(runtime))))?)
+    }
+
     /// A partition's files, as actions that put them in and take them out.
     fn actions(&self, tier: Tier, date: i32) -> Result<(Vec<Add>, Vec<Remove>), LakeError> {
         let (mut adds, mut removes) = (Vec::new(), Vec::new());
@@ -393,7 +410,7 @@ fn carry_revisions(before: &[Row], rows: &mut [Row]) {
 }
 
 /// The readings of one property in one local day, on their way into buckets.
-struct DayOfProperty {
+pub(super) struct DayOfProperty {
     kept: Kept,
     quarters: Windows,
     hours: Windows,
@@ -413,7 +430,7 @@ struct Lane {
 }
 
 impl DayOfProperty {
-    fn new(kept: Kept, zone: &TimeZone, start: Timestamp, end: Timestamp) -> Result<Self, LakeError> {
+    pub(super) fn new(kept: Kept, zone: &TimeZone, start: Timestamp, end: Timestamp) -> Result<Self, LakeError> {
         let windows =
             |tier: Tier| Windows::new(tier.size(), zone, start, end, BUCKETS_MAX).map_err(|error| unknown("day", &error.to_string()));
         Ok(Self {
@@ -427,7 +444,7 @@ impl DayOfProperty {
     }
 
     /// Takes rows: those of a device by ascending time.
-    fn add(&mut self, chunk: &Chunk) {
+    pub(super) fn add(&mut self, chunk: &Chunk) {
         let rows = chunk.device.iter().zip(&chunk.time).zip(&chunk.value).zip(&chunk.flags).zip(&chunk.district);
         let mut hint = 0;
         for ((((device, time), value), flags), district) in rows {
@@ -454,7 +471,13 @@ impl DayOfProperty {
         }
     }
 
-    fn finish(self, property: &str, device: impl Fn(u32) -> String, district: impl Fn(u16) -> Option<String>) -> Vec<(Tier, Vec<Row>)> {
+    /// The buckets, by tier.
+    pub(super) fn finish(
+        self,
+        property: &str,
+        device: impl Fn(u32) -> String,
+        district: impl Fn(u16) -> Option<String>,
+    ) -> Vec<(Tier, Vec<Row>)> {
         let (mut quarters, mut hours, mut days) = (Vec::new(), Vec::new(), Vec::new());
         for (index, lanes) in self.devices {
             let name = device(index);

@@ -18,6 +18,7 @@ use deltalake::operations::update_table_metadata::TableMetadataUpdate;
 use deltalake::parquet::basic::{Compression, Encoding, ZstdLevel};
 use deltalake::parquet::file::properties::{EnabledStatistics, WriterProperties};
 use deltalake::parquet::schema::types::ColumnPath;
+use jiff::tz::TimeZone;
 
 use super::TierFile;
 use super::touched::day_number;
@@ -25,6 +26,9 @@ use crate::rollup::{Kept, Seen, Sketch, Statistic, Statistics, Tier};
 use crate::store::lake::LakeError;
 use crate::store::lake::scan::unknown;
 use crate::store::lake::table::{Change, commit, local_folder, log_store};
+
+/// What the name of its folder has more than that of the table of observations.
+pub const ENDING: &str = "-rollup";
 
 /// The partition: the tier's word, and the local day or, of days, the first of the month.
 pub(super) const TIER: &str = "tier";
@@ -120,14 +124,15 @@ pub(super) fn as_read(batch: &RecordBatch) -> Result<RecordBatch, LakeError> {
 }
 
 /// What the table says of itself: another calendar or layout is another table.
-fn description(zone: &str) -> String {
+fn description(zone: &TimeZone) -> String {
+    let zone = zone.iana_name().unwrap_or("a fixed offset");
     format!("Rollups of Conca's observations on the calendar of {zone}; layout 1")
 }
 
 /// The table of the rollups of the observations in `table`: beside it, and not loaded.
 pub(super) fn beside(table: &DeltaTable) -> Result<DeltaTable, LakeError> {
     let mut url = table.table_url().clone();
-    url.set_path(&format!("{}-rollup/", url.path().trim_end_matches('/')));
+    url.set_path(&format!("{}{ENDING}/", url.path().trim_end_matches('/')));
     if local_folder(table).is_some()
         && let Ok(folder) = url.to_file_path()
     {
@@ -137,17 +142,21 @@ pub(super) fn beside(table: &DeltaTable) -> Result<DeltaTable, LakeError> {
 }
 
 /// The table, if it is there and for this zone's calendar.
-pub(super) async fn open(mut table: DeltaTable, zone: &str) -> Result<Option<DeltaTable>, LakeError> {
+pub(super) async fn open(mut table: DeltaTable, zone: &TimeZone) -> Result<Option<DeltaTable>, LakeError> {
     if !table.verify_deltatable_existence().await? {
         return Ok(None);
     }
     table.load().await?;
-    let is_ours = table.snapshot()?.metadata().description() == Some(description(zone).as_str());
-    Ok(is_ours.then_some(table))
+    Ok(is_for(&table, zone)?.then_some(table))
+}
+
+/// Whether a table is for this zone's calendar.
+pub(super) fn is_for(table: &DeltaTable, zone: &TimeZone) -> Result<bool, LakeError> {
+    Ok(table.snapshot()?.metadata().description() == Some(description(zone).as_str()))
 }
 
 /// Makes it an empty table for this zone's calendar, whatever is there.
-pub(super) async fn create(mut table: DeltaTable, zone: &str) -> Result<DeltaTable, LakeError> {
+pub(super) async fn create(mut table: DeltaTable, zone: &TimeZone) -> Result<DeltaTable, LakeError> {
     if table.verify_deltatable_existence().await? {
         table.load().await?;
         let removes = table.snapshot()?.log_data().into_iter().map(|view| view.remove_action(true)).collect();

@@ -6,6 +6,7 @@ use jiff::tz::TimeZone;
 
 use crate::model::{Catalogue, PropertyIndex, Timestamp, WindowSize, Windows};
 use crate::state::{Block, Live, TouchedUnit};
+use crate::store::lake::read::DayFile;
 
 /// Units (property, local day), each with the moment at which it was last touched: a number that only grows.
 #[derive(Clone, Debug, Default)]
@@ -92,6 +93,12 @@ impl<'a> LocalDays<'a> {
         let day = date_at(self.zone, start);
         self.known = (start.micros(), end.micros(), day);
         day
+    }
+
+    /// The local days of which a file's UTC day has a part: two or three.
+    pub(super) fn days_of(&mut self, file: &DayFile) -> [i32; 3] {
+        let (start, noon) = (file.start(), file.start() + DayFile::LENGTH / 2);
+        [start, noon, start + DayFile::LENGTH - 1].map(|time| self.day(time))
     }
 
     /// The units of some rows.
