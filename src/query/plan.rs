@@ -98,6 +98,8 @@ pub struct RolledUp<'a> {
     pub zone: &'a TimeZone,
     /// But for the local days that begin here.
     pub touched: &'a [Timestamp],
+    /// From when on there are rollups of a tier; of one that is not here there are none.
+    pub from: &'a [(Tier, Timestamp)],
 }
 
 impl Sources {
@@ -153,10 +155,15 @@ impl Sources {
             return Self::rows(windows, reason);
         };
         let touched: BTreeSet<i64> = rolled_up.touched.iter().map(|day| day.micros()).collect();
-        let stretches = stretches(&days, &touched, windows, tier);
+        // What is older was dropped for its age, perhaps before its rows.
+        let tier_from = rolled_up.from.iter().find(|(of, _from)| *of == tier).map_or(i64::MAX, |(_tier, from)| from.micros());
+        let is_rolled_up = |day: i64| day >= tier_from && !touched.contains(&day);
+        let stretches = stretches(&days, is_rolled_up, windows, tier);
         let is_all_rolled = stretches.iter().all(|stretch| stretch.source != Source::Rows);
         let reason = match (tier, is_all_rolled) {
-            (_, false) => "local days that go on, or were touched since they were rolled up, are answered from rows",
+            (_, false) => {
+                "local days that go on, were touched since they were rolled up, or whose rollups were dropped, are answered from rows"
+            }
             (Tier::Day, true) => "there is none coarser",
             (_, true) => "the windows are no unions of longer buckets on the city's clock",
         };
@@ -217,11 +224,11 @@ fn bounds(size: WindowSize, zone: &TimeZone, windows: &Windows) -> Option<Vec<i6
     Some(starts.chain([buckets.end().micros()]).collect())
 }
 
-fn stretches(days: &[i64], touched: &BTreeSet<i64>, windows: &Windows, tier: Tier) -> Vec<Stretch> {
+fn stretches(days: &[i64], is_rolled_up: impl Fn(i64) -> bool, windows: &Windows, tier: Tier) -> Vec<Stretch> {
     let (start, end) = (windows.start(), windows.end());
     let mut stretches: Vec<Stretch> = Vec::new();
     for (from, to) in days.iter().zip(days.iter().skip(1)) {
-        let source = if touched.contains(from) { Source::Rows } else { Source::Rollup(tier) };
+        let source = if is_rolled_up(*from) { Source::Rollup(tier) } else { Source::Rows };
         let from = Timestamp::from_micros_clamped(*from).max(start);
         let to = Timestamp::from_micros_clamped(*to).min(end);
         match stretches.last_mut() {
@@ -247,6 +254,7 @@ mod tests {
         size: &'a str,
         zone: &'a str,
         touched: &'a [&'a str],
+        from: &'a str,
         has_pieces: bool,
     }
 
@@ -270,14 +278,22 @@ mod tests {
             rows_exact_max: 1.0,
         };
         let touched: Vec<Timestamp> = asked.touched.iter().map(|day| at(day)).collect();
-        let sources = Sources::plan(&question, Some(RolledUp { zone: &rome, touched: &touched }));
+        let from = Tier::COARSEST_FIRST.map(|tier| (tier, at(asked.from)));
+        let sources = Sources::plan(&question, Some(RolledUp { zone: &rome, touched: &touched, from: &from }));
         assert_eq!(sources.stretches.first().map(|stretch| stretch.from), Some(windows.start()));
         assert_eq!(sources.stretches.last().map(|stretch| stretch.to), Some(windows.end()));
         sources.stretches.iter().map(|stretch| format!("{} {}", stretch.from, stretch.source)).collect()
     }
 
-    const BASE: Asked<'static> =
-        Asked { property: "temperature", function: "mean", size: "1d", zone: "Europe/Rome", touched: &[], has_pieces: false };
+    const BASE: Asked<'static> = Asked {
+        property: "temperature",
+        function: "mean",
+        size: "1d",
+        zone: "Europe/Rome",
+        touched: &[],
+        from: "1970-01-01T00:00:00Z",
+        has_pieces: false,
+    };
 
     #[test]
     fn the_coarsest_tier_that_fits_the_windows_answers() {
@@ -300,6 +316,13 @@ mod tests {
         );
         let touched = ["2026-03-28T23:00:00Z"];
         assert_eq!(plan(&Asked { touched: &touched, size: "1h", ..BASE }), ["2026-03-28T23:00:00Z rows", "2026-03-29T22:00:00Z rollup-1h"]);
+    }
+
+    #[test]
+    fn what_was_dropped_for_its_age_is_answered_from_rows() {
+        let expected = ["2026-03-28T23:00:00Z rows", "2026-03-29T22:00:00Z rollup-15m"];
+        assert_eq!(plan(&Asked { size: "15m", from: "2026-03-29T22:00:00Z", ..BASE }), expected);
+        assert_eq!(plan(&Asked { size: "15m", from: "2027-01-01T00:00:00Z", ..BASE }), ["2026-03-28T23:00:00Z rows"]);
     }
 
     #[test]

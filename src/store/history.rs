@@ -103,6 +103,14 @@ impl View<'_> {
         }
     }
 
+    /// From which local day on there are rollups of each tier that has any: where it begins.
+    pub fn rolled_up_from(&self) -> Vec<(Tier, Timestamp)> {
+        match self {
+            Self::Lake(lake, snapshot) | Self::Influx { lake, snapshot: Some(snapshot), .. } => lake.rolled_up_from_at(snapshot),
+            Self::Influx { snapshot: None, .. } => Vec::new(),
+        }
+    }
+
     /// The buckets of a tier of one property that begin in a stretch, of selected devices and districts: those of trusted readings, and
     /// beside them, if wanted, those of suspect ones. With [`Order::SeriesTime`] those of a device come by ascending time.
     pub fn rollup(

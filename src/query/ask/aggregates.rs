@@ -270,7 +270,8 @@ impl Answers {
                 Some(property) => view.touched_days(property).await?,
                 None => None,
             };
-            let rolled_up = touched.as_ref().map(|touched| RolledUp { zone: view.zone(), touched });
+            let from = view.rolled_up_from();
+            let rolled_up = touched.as_ref().map(|touched| RolledUp { zone: view.zone(), touched, from: &from });
             let sources = Sources::plan(&plan::Question { has_pieces: view.has_pieces(), ..*asked }, rolled_up);
             reads.plan.sketched = sources.statistic == Statistic::Sketch;
             let gathered = match self.gather(&view, reads.clone(), &sources).await {

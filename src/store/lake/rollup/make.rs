@@ -210,10 +210,15 @@ impl Lake {
 
     /// From which local day on there are rollups of each tier that has any: where it begins.
     pub(in crate::store) fn rolled_up_from(&self) -> Result<Vec<(Tier, Timestamp)>, LakeError> {
-        let files = self.published()?.rollups.files;
+        Ok(self.rolled_up_from_at(&self.snapshot()?))
+    }
+
+    /// [`Lake::rolled_up_from`] of what there was.
+    pub(in crate::store) fn rolled_up_from_at(&self, snapshot: &Snapshot) -> Vec<(Tier, Timestamp)> {
+        let files = &snapshot.published.rollups.files;
         let oldest = |tier| files.iter().filter(|file| file.tier == tier).map(|file| file.date).min();
         let tiers = Tier::COARSEST_FIRST.into_iter().filter_map(|tier| Some((tier, oldest(tier)?)));
-        Ok(tiers.map(|(tier, day)| (tier, self.day(day).0)).collect())
+        tiers.map(|(tier, day)| (tier, self.day(day).0)).collect()
     }
 
     /// Start and end of a local day, since 1970-01-01.
