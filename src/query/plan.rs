@@ -77,12 +77,8 @@ pub struct Question<'a> {
     pub windows: &'a Windows,
     /// Whether only readings made in some area count: buckets have no positions.
     pub by_area: bool,
-    /// Whether answers are told apart by district, or only readings of some count: pieces have none.
-    pub by_district: bool,
-    /// How many devices it is about.
-    pub devices: usize,
-    /// Whether the store aggregates pieces by itself.
-    pub has_pieces: bool,
+    /// Of how many devices the store may aggregate pieces by itself; `None` where it cannot, or districts matter, which pieces do not have.
+    pub pieces_of: Option<usize>,
     /// Whether only trusted readings count.
     pub trusted: bool,
     /// How many rows are expected, at most.
@@ -195,10 +191,8 @@ fn statistic(time: TimeFunction, property: &Property) -> Option<Statistic> {
 
 /// The longest pieces of which all windows are made, and what is needed of them; `None` where the rows do as well, or only they do.
 fn pieces(question: &Question<'_>) -> Option<(Duration, Statistic)> {
-    let Question { property, time, windows, by_area, by_district, trusted, has_pieces, .. } = *question;
-    if !has_pieces || by_area || by_district || !trusted {
-        return None;
-    }
+    let Question { property, time, windows, by_area, trusted, pieces_of, .. } = *question;
+    let devices = pieces_of.filter(|_devices| trusted && !by_area)?;
     let known = [Statistic::Count, Statistic::Sum, Statistic::Extremes, Statistic::Ends];
     let statistic = statistic(time, property).filter(|statistic| known.contains(statistic))?;
     let edges = (0..windows.len()).filter_map(|window| windows.edges(window)).flat_map(|(start, end)| [start, end]);
@@ -206,7 +200,7 @@ fn pieces(question: &Question<'_>) -> Option<(Duration, Statistic)> {
     if every < PIECE_MIN || every.subsec_nanos() != 0 {
         return None;
     }
-    let pieces = windows.end().since(windows.start()).as_secs_f64() / every.as_secs_f64() * question.devices as f64;
+    let pieces = windows.end().since(windows.start()).as_secs_f64() / every.as_secs_f64() * devices as f64;
     (question.rows_expected >= pieces * ROWS_OF_PIECE_MIN).then_some((every, statistic))
 }
 
@@ -270,9 +264,7 @@ mod tests {
             time: TimeFunction::parse(asked.function, property).unwrap(),
             windows: &windows,
             by_area: false,
-            by_district: false,
-            devices: 1,
-            has_pieces: asked.has_pieces,
+            pieces_of: asked.has_pieces.then_some(1),
             trusted: true,
             rows_expected: 5_000.0,
             rows_exact_max: 1.0,

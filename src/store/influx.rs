@@ -172,7 +172,7 @@ impl Influx {
         // Until the follower has looked, nothing is known to be there.
         let status = InfluxStatus { copied: Some(Timestamp::MIN), ..InfluxStatus::default() };
         let (status, rewrites) = (Mutex::new(status), Mutex::default());
-        Ok(Self { writer, client, questions, settings, live, catalogue, districts, reader, rewrites, status })
+        Ok(Self { settings, writer, client, questions, live, catalogue, districts, reader, rewrites, status })
     }
 
     /// What is said of it.

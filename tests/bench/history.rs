@@ -66,12 +66,13 @@ pub(crate) async fn questions() -> anyhow::Result<()> {
     }
     let bytes = conca.metric(&client, "conca_lake_bytes", "").await?;
     let compacted = Instant::now();
-    let rollups = async || -> anyhow::Result<serde_json::Value> {
+    let rollups = async |figure: &str| -> anyhow::Result<f64> {
         let (status, _elapsed) = conca.ask(&client, "/status").await?;
-        Ok(serde_json::from_str::<serde_json::Value>(&status)?["lake"]["rollups"].clone())
+        let status: serde_json::Value = serde_json::from_str(&status)?;
+        status.pointer(&format!("/lake/rollups/{figure}")).and_then(serde_json::Value::as_f64).context("/status says nothing of rollups")
     };
-    pipeline::until(Duration::from_hours(1), "not every day is rolled up", async || Ok(rollups().await?["touched"] == 0)).await?;
-    let (rolled_up, rollups) = (compacted.elapsed(), rollups().await?);
+    pipeline::until(Duration::from_hours(1), "not every day is rolled up", async || Ok(rollups("touched").await? < 1.0)).await?;
+    let (rolled_up, rollup_bytes, rollup_rows) = (compacted.elapsed(), rollups("bytes").await?, rollups("rows").await?);
     say(&format!(
         "## {} days: {values} values of {} devices, {} a minute and device\n\nLoaded in {:.0} s ({:.0} values/s), {:.2} bytes a value in {:.0} files; rolled up {:.0} s later, {:.2} bytes a value more ({} rows); peak memory {} MiB.\n",
         size.days,
@@ -82,8 +83,8 @@ pub(crate) async fn questions() -> anyhow::Result<()> {
         bytes / values as f64,
         files.0,
         rolled_up.as_secs_f64(),
-        rollups["bytes"].as_f64().unwrap_or_default() / values as f64,
-        rollups["rows"],
+        rollup_bytes / values as f64,
+        rollup_rows,
         conca.process.memory_peak_mib(),
     ))?;
     say("| question | p50 ms | worst of 15 ms | answer KiB |")?;

@@ -24,7 +24,8 @@ fn wait_until_rolled_up(conca: &Conca) {
 /// Whether the lake has rolled up everything.
 fn is_rolled_up(conca: &Conca) -> bool {
     let (_code, status) = conca.get_json("/status");
-    status["lake"]["rollups"]["touched"] == 0 && status["ledger"]["total"]["pending"] == 0
+    let total = &status["ledger"]["total"];
+    status["lake"]["rows"] == total["stored"] && total["pending"] == 0 && status["lake"]["rollups"]["touched"] == 0
 }
 
 /// Settings with which days are rolled up at once.

@@ -208,14 +208,13 @@ impl Answers {
             member.district = self.home(whereabouts, &question.filter);
         }
         let rows_expected = cast.members.iter().map(|member| end.since(start).as_secs_f64() / member.interval_s.max(1.0)).sum();
+        let by_district = question.group_by.contains(&GroupBy::District) || !question.filter.districts.is_empty();
         let asked = plan::Question {
             property: &property,
             time,
             windows: &windows,
             by_area: question.filter.area.is_some(),
-            by_district: question.group_by.contains(&GroupBy::District) || !question.filter.districts.is_empty(),
-            devices: cast.members.len(),
-            has_pieces: false,
+            pieces_of: (!by_district).then_some(cast.members.len()),
             trusted: question.filter.quality == Quality::Trusted,
             rows_expected,
             rows_exact_max: EXACT_ROWS_MAX.min(self.limits.percentile_rows_max as f64),
@@ -272,7 +271,8 @@ impl Answers {
             };
             let from = view.rolled_up_from();
             let rolled_up = touched.as_ref().map(|touched| RolledUp { zone: view.zone(), touched, from: &from });
-            let sources = Sources::plan(&plan::Question { has_pieces: view.has_pieces(), ..*asked }, rolled_up);
+            let sources =
+                Sources::plan(&plan::Question { pieces_of: asked.pieces_of.filter(|_devices| view.has_pieces()), ..*asked }, rolled_up);
             reads.plan.sketched = sources.statistic == Statistic::Sketch;
             let gathered = match self.gather(&view, reads.clone(), &sources).await {
                 Err(AskError::Aggregate(AggregateError::Moved { .. })) => {

@@ -197,13 +197,11 @@ impl Follower {
             let mut status = self.influx.status.lock();
             (status.position, status.copied) = (attachment.position, attachment.copied);
         }
-        match attachment.copied {
-            Some(copied) => self.copy(attachment, copied).await,
-            None => {
-                let (rows, rollups) = (self.follow(attachment).await?, self.copy_rollups(attachment.rollups).await?);
-                Ok(if rows == Step::Worked { rows } else { rollups })
-            }
+        if let Some(copied) = attachment.copied {
+            return self.copy(attachment, copied).await;
         }
+        let (rows, rollups) = (self.follow(attachment).await?, self.copy_rollups(attachment.rollups).await?);
+        Ok(if rows == Step::Worked { rows } else { rollups })
     }
 
     /// Copies one day of the lake.

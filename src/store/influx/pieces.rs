@@ -4,6 +4,7 @@
 //! is done where the values lie. That field is `value`, which has what is trusted; where a value that was trusted is beside one that took
 //! its place and is not (`stale`), the observations are asked.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -107,12 +108,13 @@ impl Influx {
         for (name, field, function) in functions.iter().map(|function| (*function, "value", *function)).chain([(STALE, STALE, "max")]) {
             let mut one = self.identity(&self.settings.bucket, "observation", selection);
             one_of(&mut one, "_field", std::iter::once(field));
-            flux.push_str(&one);
-            flux.push_str(&format!(
-                ") |> aggregateWindow(every: {}s, fn: {function}, createEmpty: false, timeSrc: \"_start\") \
-                 |> drop(columns: [\"_start\", \"_stop\", \"_measurement\", \"_field\", \"property\"]) |> yield(name: \"{name}\")\n",
+            writeln!(
+                flux,
+                "{one}) |> aggregateWindow(every: {}s, fn: {function}, createEmpty: false, timeSrc: \"_start\") \
+                 |> drop(columns: [\"_start\", \"_stop\", \"_measurement\", \"_field\", \"property\"]) |> yield(name: \"{name}\")",
                 every.as_secs()
-            ));
+            )
+            .expect("a string takes any text");
         }
         let mut records = self.ask(&flux).await?;
         let (mut columns, mut page, mut stale) = (Columns::default(), Page::default(), HashSet::new());

@@ -356,8 +356,8 @@ impl Sorter {
         }
         if field == "suspect" {
             // One that was trusted since is told as such.
-            if let Some(details) = self.details.remove(&identity).filter(|details| details.flags != 0) {
-                let value = parse(value, "value")?;
+            if self.details.get(&identity).is_some_and(|details| details.flags != 0) {
+                let (value, details) = (parse(value, "value")?, self.details.remove(&identity).unwrap_or_default());
                 self.suspects.entry((device, property)).or_default().push_back(Suspect { time, value, details });
             }
             return Ok(());
