@@ -52,7 +52,7 @@ impl City {
     fn new() -> Self {
         let setup = Setup::new().environment("CONCA_LOG", "warn,conca=info,conca::store::keeper=debug");
         let setup = setup.set("lake.flush_after", "100ms").set("lake.merge_every", "700ms").set("lake.maintain_every", "200ms");
-        let setup = setup.set("query.timeout", "500ms").set("lake.vacuum_after", "1s");
+        let setup = setup.set("query.timeout", "500ms").set("sql.timeout", "500ms").set("lake.vacuum_after", "1s");
         Self {
             setup,
             origin: Mutex::default(),

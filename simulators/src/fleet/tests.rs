@@ -23,13 +23,20 @@ fn value(fleet: &Fleet, device: &str, property: &str, time: Timestamp) -> Option
 }
 
 /// What this city has no sensors of: the catalogue knows more, for those that other cities have.
-const UNOBSERVED: [&str; 29] = [
+const UNOBSERVED: [&str; 42] = [
     "activity",
     "conductivity",
     "current",
     "displacement",
     "dissolved_oxygen",
     "distance",
+    "distance_maximum",
+    "distance_median",
+    "distance_minimum",
+    "distance_p10",
+    "distance_p25",
+    "distance_p75",
+    "distance_p90",
     "illuminance",
     "leak",
     "lightning_strikes",
@@ -39,6 +46,11 @@ const UNOBSERVED: [&str; 29] = [
     "photosynthetic_radiation",
     "pm1",
     "pm4",
+    "pn0_5",
+    "pn1",
+    "pn10",
+    "pn2_5",
+    "pn4",
     "pulse_total",
     "pulses",
     "rain_total",
@@ -52,6 +64,7 @@ const UNOBSERVED: [&str; 29] = [
     "vapour_pressure",
     "water_depth",
     "water_temperature",
+    "weight",
     "wind_gust",
 ];
 
