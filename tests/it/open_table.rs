@@ -74,9 +74,9 @@ fn other_programs_read_whole_versions_while_it_writes() {
         let log = &conca.get_json("/status").1["log"];
         (&log["rows_ordered"], &log["rows_late"]) == (&0.into(), &0.into())
     });
-    let commits = commits(&table);
+    // While corrections come, compactions lose against them; the last one need not.
     for what in ["\"operation\":\"OPTIMIZE\"", "\"operation\":\"VACUUM START\"", "\"remove\""] {
-        assert!(commits.contains(what), "{what} was not among what the table went through");
+        wait_until("the table went through everything", || commits(&table).contains(what));
     }
     for (kind, seen) in seen {
         let mut before = 0;
