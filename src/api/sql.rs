@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 
 use super::auth::Caller;
 use super::body::{JsonBody, is_json, sql_text};
-use super::formats::{self, Offered};
+use super::formats::{self, Format, Offered};
 use super::params::Params;
 use super::problem::{BodyErrors, Errors, Kind, Problem, Violation};
 use super::{Context, Shared};
@@ -31,9 +31,9 @@ impl Offered for Encoding {
 
     fn word(self) -> &'static str {
         match self {
-            Self::Json => "json",
-            Self::NdJson => "ndjson",
-            Self::Csv => "csv",
+            Self::Json => Format::Json.word(),
+            Self::NdJson => Format::NdJson.word(),
+            Self::Csv => Format::Csv.word(),
             Self::Arrow => "arrow",
             Self::Parquet => "parquet",
         }
@@ -41,9 +41,9 @@ impl Offered for Encoding {
 
     fn media_types(self) -> &'static [&'static str] {
         match self {
-            Self::Json => &["application/json"],
-            Self::NdJson => &["application/x-ndjson", "application/ndjson", "application/jsonl"],
-            Self::Csv => &["text/csv"],
+            Self::Json => Format::Json.media_types(),
+            Self::NdJson => Format::NdJson.media_types(),
+            Self::Csv => Format::Csv.media_types(),
             Self::Arrow => &["application/vnd.apache.arrow.stream"],
             Self::Parquet => &["application/vnd.apache.parquet"],
         }
@@ -121,7 +121,7 @@ async fn streamed(encoding: Encoding, mut pieces: BoxStream<'static, Result<Byte
     });
     let body = Body::from_stream(stream::iter(first.map(Ok)).chain(rest));
     let content_type = match encoding {
-        Encoding::Csv => "text/csv; charset=utf-8; header=present",
+        Encoding::Csv => Format::Csv.content_type(),
         other => other.media_types().first().copied().unwrap_or("application/octet-stream"),
     };
     Ok(formats::with_type(content_type, body))
