@@ -9,6 +9,7 @@
 //! | `stop` | ends work that nobody waits for any more |
 //! | `views` | devices, latest values, properties, districts, alerts, quarantine |
 //! | `functions` | `time_bucket`, `local_time`, `buckets`, `distance_m`, `district_at` |
+//! | `names` | what columns of an answer are called |
 //! | `encode` | answers as JSON, NDJSON, CSV, Arrow and Parquet |
 //! | [`postgres`] | the PostgreSQL protocol |
 //!
@@ -27,6 +28,7 @@ mod conditions;
 mod encode;
 mod error;
 mod functions;
+mod names;
 mod observation;
 pub mod postgres;
 mod rollup;
@@ -45,7 +47,7 @@ use std::time::Duration;
 
 use datafusion_postgres::datafusion_pg_catalog::pg_catalog::context::EmptyContextProvider;
 use datafusion_postgres::datafusion_pg_catalog::setup_pg_catalog;
-use deltalake::arrow::array::RecordBatch;
+use deltalake::arrow::array::{RecordBatch, RecordBatchOptions};
 use deltalake::arrow::datatypes::SchemaRef;
 use deltalake::datafusion::error::DataFusionError;
 use deltalake::datafusion::execution::SendableRecordBatchStream;
@@ -248,8 +250,13 @@ impl Engine {
             match begin(&state, &statement, parameters, &stop).await {
                 Err(error) => drop(begun.send(Err(error))),
                 Ok(mut stream) => {
-                    drop(begun.send(Ok(stream.schema())));
+                    let schema = statement.named(&stream.schema());
+                    drop(begun.send(Ok(Arc::clone(&schema))));
                     while let Some(batch) = stream.next().await {
+                        let batch = batch.and_then(|batch| {
+                            let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+                            Ok(RecordBatch::try_new_with_options(Arc::clone(&schema), batch.columns().to_vec(), &rows)?)
+                        });
                         let batch = batch.map_err(|error| SqlError::of(error, statement.sql()));
                         if sender.send(batch).await.is_err() {
                             break;

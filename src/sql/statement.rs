@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use datafusion_postgres::datafusion_pg_catalog::sql::PostgresCompatibilityParser;
-use deltalake::arrow::datatypes::{DataType, FieldRef, Schema};
+use deltalake::arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use deltalake::datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
 use deltalake::datafusion::error::DataFusionError;
 use deltalake::datafusion::execution::context::SQLOptions;
@@ -16,6 +16,7 @@ use deltalake::datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use deltalake::datafusion::sql::sqlparser::parser::Parser;
 
 use super::SqlError;
+use super::names::named;
 
 /// A statement that reads, and how it was understood. It is planned again for every run, since each sees what there is then.
 #[derive(Clone, Debug)]
@@ -23,11 +24,12 @@ pub struct Statement {
     sql: String,
     tree: Tree,
     plan: LogicalPlan,
+    schema: SchemaRef,
 }
 
 impl Statement {
     pub(super) fn new(sql: &str, tree: Tree, plan: LogicalPlan) -> Self {
-        Self { sql: sql.to_owned(), tree, plan }
+        Self { sql: sql.to_owned(), schema: named(plan.schema().as_arrow(), &tree), tree, plan }
     }
 
     /// Its text.
@@ -47,7 +49,12 @@ impl Statement {
 
     /// The columns of its answer.
     pub(super) fn schema(&self) -> &Schema {
-        self.plan.schema().as_arrow()
+        &self.schema
+    }
+
+    /// The schema of its answer as a plan makes it, with its columns' names.
+    pub(super) fn named(&self, schema: &Schema) -> SchemaRef {
+        named(schema, &self.tree)
     }
 
     /// The types of `$1`, `$2` …, where the statement tells them.
