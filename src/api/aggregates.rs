@@ -125,17 +125,17 @@ struct SeriesBody {
 struct GroupBody {
     /// The device.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = "air-station-001")]
-    device: Option<String>,
+    #[schema(value_type = Option<String>, example = "air-station-001")]
+    device: Option<Arc<str>>,
     /// The kind of device.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = "air-station")]
-    kind: Option<String>,
+    #[schema(value_type = Option<String>, example = "air-station")]
+    kind: Option<Arc<str>>,
     /// The district; null for what was observed outside all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "pa-c1")]
     #[expect(clippy::option_option, reason = "it is not asked for, it is none, or it has a name")]
-    district: Option<Option<String>>,
+    district: Option<Option<Arc<str>>>,
 }
 
 /// One group in one window.
@@ -143,11 +143,11 @@ struct GroupBody {
 #[schema(as = AggregateBucket)]
 struct BucketBody {
     /// Where the window begins, on the zone's clock.
-    #[schema(example = "2026-06-01T08:00:00+02:00")]
-    start: String,
+    #[schema(value_type = String, example = "2026-06-01T08:00:00+02:00")]
+    start: Arc<str>,
     /// Where it ends; this instant does not belong to it.
-    #[schema(example = "2026-06-01T09:00:00+02:00")]
-    end: String,
+    #[schema(value_type = String, example = "2026-06-01T09:00:00+02:00")]
+    end: Arc<str>,
     /// The answer; none where there are no observations, or none is defined, like the mean of opposite directions.
     #[schema(example = 31.25)]
     value: Option<f64>,
@@ -181,11 +181,11 @@ struct BucketBody {
 #[schema(as = AggregateRow)]
 struct RowBody {
     /// What it is of.
-    #[schema(example = "pm10")]
-    property: String,
+    #[schema(value_type = String, example = "pm10")]
+    property: Arc<str>,
     /// The unit of `value`, a UCUM code.
-    #[schema(example = "ug/m3")]
-    unit: String,
+    #[schema(value_type = String, example = "ug/m3")]
+    unit: Arc<str>,
     #[serde(flatten)]
     group: GroupBody,
     #[serde(flatten)]
@@ -273,8 +273,8 @@ async fn aggregates(State(context): State<Arc<Context>>, permit: QuestionPermit,
             let explanation = explain.then(|| explanation(zone, &answer));
             return formats::json(&AggregatesBody { explanation, ..body(&context, &question, &answer) });
         }
-        let rows: Vec<RowBody> = answer.series.iter().flat_map(|series| rows(&context, zone, &answer, series)).collect();
-        formats::rows(format, &rows)
+        let mut clock = Clock::new(zone);
+        formats::rows(format, answer.series.iter().map(|series| rows(&context, &mut clock, &answer, series)))
     });
     made.await.map_err(|panicked| Problem::internal(&panicked))
 }
@@ -299,11 +299,34 @@ fn question(query: &mut Query, context: &Context) -> AggregateQuestion {
     }
 }
 
+/// The windows' edges on a zone's clock, which every series has again: each is written once.
+struct Clock<'a> {
+    zone: &'a TimeZone,
+    /// By window.
+    edges: Vec<Option<(Arc<str>, Arc<str>)>>,
+}
+
+impl<'a> Clock<'a> {
+    fn new(zone: &'a TimeZone) -> Self {
+        Self { zone, edges: Vec::new() }
+    }
+
+    fn edges(&mut self, bucket: &Bucket) -> (Arc<str>, Arc<str>) {
+        let zone = self.zone;
+        let write = || (local(zone, bucket.start).into(), local(zone, bucket.end).into());
+        if self.edges.len() <= bucket.window {
+            self.edges.resize(bucket.window + 1, None);
+        }
+        self.edges.get_mut(bucket.window).map_or_else(write, |edges| edges.get_or_insert_with(write).clone())
+    }
+}
+
 fn body(context: &Context, question: &AggregateQuestion, answer: &Aggregates) -> AggregatesBody {
     let zone = &question.zone;
+    let mut clock = Clock::new(zone);
     let series = answer.series.iter().map(|series| SeriesBody {
         group: group(context, &series.key),
-        buckets: series.buckets.iter().map(|one| bucket(zone, answer, one)).collect(),
+        buckets: series.buckets.iter().map(|one| bucket(&mut clock, answer, one)).collect(),
     });
     AggregatesBody {
         property: answer.property.id.clone(),
@@ -333,29 +356,31 @@ fn explanation(zone: &TimeZone, answer: &Aggregates) -> ExplanationBody {
     ExplanationBody { stretches: stretches.collect(), reason: answer.explanation.reason, observations: answer.rows }
 }
 
-fn rows(context: &Context, zone: &TimeZone, answer: &Aggregates, series: &AggregateSeries) -> Vec<RowBody> {
+fn rows(context: &Context, clock: &mut Clock<'_>, answer: &Aggregates, series: &AggregateSeries) -> Vec<RowBody> {
+    let (property, unit): (Arc<str>, Arc<str>) = (answer.property.id.as_str().into(), answer.unit.as_str().into());
     let group = group(context, &series.key);
     let row = |one| RowBody {
-        property: answer.property.id.clone(),
-        unit: answer.unit.clone(),
+        property: Arc::clone(&property),
+        unit: Arc::clone(&unit),
         group: group.clone(),
-        bucket: bucket(zone, answer, one),
+        bucket: bucket(clock, answer, one),
     };
     series.buckets.iter().map(row).collect()
 }
 
 fn group(context: &Context, key: &SeriesKey) -> GroupBody {
     GroupBody {
-        device: key.device.as_ref().map(ToString::to_string),
-        kind: key.kind.as_ref().map(ToString::to_string),
-        district: key.district.map(|district| district_id(context, district)),
+        device: key.device.as_ref().map(|device| device.as_str().into()),
+        kind: key.kind.as_ref().map(|kind| kind.as_str().into()),
+        district: key.district.map(|district| district_id(context, district).map(Arc::from)),
     }
 }
 
-fn bucket(zone: &TimeZone, answer: &Aggregates, bucket: &Bucket) -> BucketBody {
+fn bucket(clock: &mut Clock<'_>, answer: &Aggregates, bucket: &Bucket) -> BucketBody {
+    let (start, end) = clock.edges(bucket);
     BucketBody {
-        start: local(zone, bucket.start),
-        end: local(zone, bucket.end),
+        start,
+        end,
         value: bucket.value,
         state: bucket.value.filter(|_value| answer.is_state).and_then(|value| state_word(&answer.property, value)),
         count: bucket.count,

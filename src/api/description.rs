@@ -25,7 +25,8 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'u
 #[openapi(
     info(
         title = "Conca",
-        description = "The telemetry backend of a city.\n\nTimes are RFC 3339 with offset, milliseconds since 1970, or relative such as `now-24h`. \
+        description = "The telemetry backend of a city.\n\nTimes are RFC 3339 with offset, dates or times of day on the clock of `zone` (the city's where there is none), \
+            milliseconds since 1970, or relative such as `now-24h`. \
             Intervals are half-open: `from` belongs to them, `to` does not. Lists repeat their parameter or have commas. \
             Unknown parameters are refused. Errors are problem details (RFC 9457); `errors` lists everything that is wrong at once."
     ),

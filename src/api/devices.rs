@@ -267,7 +267,7 @@ async fn devices(State(context): State<Arc<Context>>, uri: Uri, params: Params) 
     let devices: Vec<_> = list.devices.into_iter().map(|summary| DeviceBody::new(&context, summary)).collect();
     let response = match format {
         Format::Json => formats::json(&DevicePage { devices, next: next.clone() }),
-        _ => formats::rows(format, &devices.iter().flat_map(|device| device.lines(format)).collect::<Vec<_>>()),
+        _ => formats::rows(format, devices.iter().map(|device| device.lines(format))),
     };
     with_next(response, &uri, next.as_deref())
 }

@@ -211,7 +211,7 @@ async fn consumption(State(context): State<Arc<Context>>, permit: QuestionPermit
             bucket: bucket(&question.zone, one),
         })
         .collect();
-    Ok(formats::rows(format, &rows))
+    Ok(formats::rows(format, [rows]))
 }
 
 fn question(query: &mut Query, context: &Context) -> ConsumptionQuestion {

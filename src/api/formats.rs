@@ -236,11 +236,13 @@ pub(crate) fn json(value: &impl Serialize) -> Response {
     whole(Format::Json, json_bytes(value))
 }
 
-/// Rows that are all there, as CSV, NDJSON or GeoJSON.
-pub(crate) fn rows<R: Row>(format: Format, rows: &[R]) -> Response {
+/// Rows in some pieces, as CSV, NDJSON or GeoJSON.
+pub(crate) fn rows<R: Row>(format: Format, pieces: impl IntoIterator<Item = impl AsRef<[R]>>) -> Response {
     let mut encoder = Encoder::new(format);
     let mut bytes = encoder.begin::<R>();
-    bytes.extend(encoder.rows(rows));
+    for piece in pieces {
+        bytes.extend(encoder.rows(piece.as_ref()));
+    }
     bytes.extend(encoder.end());
     whole(format, bytes)
 }
@@ -446,7 +448,7 @@ mod tests {
                 r#"{"type":"FeatureCollection","features":[{"geometry":{"coordinates":[13.0,1.5],"type":"Point"},"properties":{"name":"a","value":1.5},"type":"Feature"},{"geometry":{"coordinates":[13.0,-2.0],"type":"Point"},"properties":{"name":"=b","value":-2.0},"type":"Feature"}]}"#,
             ),
         ] {
-            assert_eq!(body(rows(format, &pairs())).await, expected);
+            assert_eq!(body(rows(format, [pairs()])).await, expected);
             let chunks = pairs().into_iter().map(|pair| Ok::<_, Problem>(vec![pair])).collect::<Vec<_>>();
             let response = streamed(format, stream::iter(chunks).boxed()).await.unwrap();
             assert_eq!(body(response).await, expected);

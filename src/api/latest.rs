@@ -149,6 +149,6 @@ async fn latest(State(context): State<Arc<Context>>, params: Params) -> Result<R
     let latest: Vec<_> = values.iter().map(|value| LatestBody::new(&context, value)).collect();
     Ok(match format {
         Format::Json => formats::json(&LatestList { quality: quality_word(question.filter.quality), time: now, latest }),
-        _ => formats::rows(format, &latest),
+        _ => formats::rows(format, [latest]),
     })
 }

@@ -120,7 +120,7 @@ async fn show_ledger(State(shared): State<Shared>, params: Params) -> Result<Res
     }
     let lines: Vec<LedgerLine> = rows.into_iter().map(LedgerLine::from).collect();
     if format != Format::Json {
-        return Ok(formats::rows(format, &lines));
+        return Ok(formats::rows(format, [lines]));
     }
     let mut total = Counts::default();
     for line in &lines {

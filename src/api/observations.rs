@@ -201,7 +201,7 @@ async fn observations(State(context): State<Arc<Context>>, permit: QuestionPermi
     let observations: Vec<_> = page.rows.into_iter().map(|row| ObservationBody::new(&context, row)).collect();
     let response = match format {
         Format::Json => formats::json(&ObservationPage { quality: quality_word(quality), from, to, observations, next: next.clone() }),
-        _ => formats::rows(format, &observations),
+        _ => formats::rows(format, [observations]),
     };
     with_next(response, &uri, next.as_deref())
 }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, header};
+use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use url::form_urlencoded;
 
@@ -44,21 +45,27 @@ pub(crate) struct Query {
     not_acceptable: Option<Problem>,
     accept: Vec<HeaderValue>,
     now: Timestamp,
+    /// On whose clock times without an offset are: that of `zone`, else the city's.
+    zone: TimeZone,
 }
 
 impl FromRequestParts<Shared> for Params {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, Problem> {
-        Ok(Self::new(parts.uri.query().unwrap_or_default(), &parts.headers, shared.context.clock.now()))
+        let context = &shared.context;
+        Ok(Self::new(parts.uri.query().unwrap_or_default(), &parts.headers, context.clock.now(), context.config.city.zone()))
     }
 }
 
 impl Params {
-    pub(super) fn new(query: &str, headers: &HeaderMap, now: Timestamp) -> Self {
-        let pairs = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+    pub(super) fn new(query: &str, headers: &HeaderMap, now: Timestamp, city: TimeZone) -> Self {
+        let pairs: Vec<(String, String)> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
         let accept = headers.get_all(header::ACCEPT).into_iter().cloned().collect();
-        Self(Query { pairs, known: Vec::new(), violations: Vec::new(), not_acceptable: None, accept, now })
+        // Whether the zone exists, and may be asked for, is for `time_zone` to say.
+        let asked = pairs.iter().find(|(name, _value)| name == "zone").and_then(|(_name, zone)| TimeZone::get(zone).ok());
+        let zone = asked.unwrap_or(city);
+        Self(Query { pairs, known: Vec::new(), violations: Vec::new(), not_acceptable: None, accept, now, zone })
     }
 
     /// Reads the query; fails with everything that is wrong with it, parameters that `read` does not ask for included.
@@ -195,11 +202,12 @@ impl Query {
         values
     }
 
-    /// An instant: RFC 3339 with offset, milliseconds since 1970, `now`, `now-24h`, `now+1h`.
+    /// An instant: RFC 3339 with offset, a date or a time of day on the clock of `zone` or the city, milliseconds since 1970, `now`,
+    /// `now-24h`, `now+1h`.
     pub(crate) fn time(&mut self, name: &'static str) -> Option<Timestamp> {
         let text = self.text(name)?;
-        let now = self.now;
-        self.parsed(name, time(&text, now))
+        let time = time(&text, self.now, &self.zone);
+        self.parsed(name, time)
     }
 
     /// A half-open interval, where both ends are given or have defaults; the end must be after the beginning.
@@ -253,8 +261,11 @@ impl Query {
     }
 }
 
-fn time(text: &str, now: Timestamp) -> Result<Timestamp, String> {
-    let invalid = || format!("{:?} is not a time such as 2026-01-31T08:00:00+01:00, 1767254400000, now or now-24h", shorten(text));
+fn time(text: &str, now: Timestamp, zone: &TimeZone) -> Result<Timestamp, String> {
+    let invalid = || {
+        let like = "2026-01-31T08:00:00+01:00, 2026-01-31T08:00, 2026-01-31, 1767254400000, now or now-24h";
+        format!("{:?} is not a time such as {like}", shorten(text))
+    };
     if let Some(delta) = text.strip_prefix("now") {
         // In a query, + means a space.
         let (sign, duration) = match delta.chars().next() {
@@ -276,7 +287,14 @@ fn time(text: &str, now: Timestamp) -> Result<Timestamp, String> {
         Some((before, offset)) if before.len() > 10 && offset.contains(':') => format!("{before}+{offset}"),
         _ => text.to_owned(),
     };
-    mended.parse().map_err(|_invalid| invalid())
+    if let Ok(time) = mended.parse() {
+        return Ok(time);
+    }
+    // A bare date is its first instant; a local time that the clock skips is read as if it did not, one that it has twice is the first.
+    let has_zone = mended.get(10..).is_some_and(|time| time.contains(['+', '-', 'Z', 'z', '[']));
+    let local = mended.parse::<DateTime>().ok().filter(|_local| !has_zone).ok_or_else(invalid)?;
+    let time = zone.to_timestamp(local).map_err(|_invalid| invalid())?;
+    Timestamp::from_micros(time.as_microsecond()).map_err(|error| error.to_string())
 }
 
 fn numbers<const N: usize>(text: &str) -> Option<[f64; N]> {
@@ -320,7 +338,8 @@ mod tests {
     use super::*;
 
     fn read<T>(query: &str, read: impl FnOnce(&mut Query) -> T) -> Result<T, Problem> {
-        Params::new(query, &HeaderMap::new(), Timestamp::from_micros(1_700_000_000_000_000).unwrap()).read(read)
+        let now = Timestamp::from_micros(1_700_000_000_000_000).unwrap();
+        Params::new(query, &HeaderMap::new(), now, TimeZone::get("Europe/Rome").unwrap()).read(read)
     }
 
     #[test]
@@ -334,11 +353,18 @@ mod tests {
             ("now-24h", 1_699_913_600_000),
             ("now%2B1s", 1_700_000_001_000),
             ("now+1s", 1_700_000_001_000),
+            ("2023-11-14", 1_699_916_400_000),
+            ("2023-11-14T23:13", 1_699_999_980_000),
+            ("2023-11-14T23:13:20", 1_700_000_000_000),
+            ("2023-03-26T02:30", 1_679_794_200_000),
+            ("2023-10-29T02:30", 1_698_539_400_000),
         ] {
             let time = read(&format!("t={text}"), |query| query.time("t")).unwrap();
             assert_eq!(time.unwrap().micros(), millis * 1_000, "{text}");
         }
-        for text in ["yesterday", "now-", "now-1w", "nower", "2023-11-14", "2023-11-14T22:13:20", "99999999999999999"] {
+        let elsewhere = |query: &mut Query| (query.time_zone("zone"), query.time("t")).1;
+        assert_eq!(read("t=2023-11-14&zone=Asia/Tokyo", elsewhere).unwrap().unwrap().micros(), 1_699_887_600_000_000);
+        for text in ["yesterday", "now-", "now-1w", "nower", "2023-11-31", "2023-11-14T25:00", "2023-11-14T22+0a:00", "99999999999999999"] {
             assert!(read(&format!("t={text}"), |query| query.time("t")).is_err(), "{text}");
         }
     }

@@ -64,8 +64,6 @@ pub(crate) enum Kind {
     InvalidQuestion,
     /// The question would take more than questions may.
     QuestionTooLarge,
-    /// The caller asks too often.
-    TooManyRequests,
     /// A fault of ours.
     Internal,
     /// Files of the table are missing.
@@ -84,7 +82,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub(super) const ALL: [Self; 28] = [
+    pub(super) const ALL: [Self; 27] = [
         Self::InvalidParameters,
         Self::InvalidBody,
         Self::Unauthenticated,
@@ -105,7 +103,6 @@ impl Kind {
         Self::InvalidStatement,
         Self::InvalidQuestion,
         Self::QuestionTooLarge,
-        Self::TooManyRequests,
         Self::Internal,
         Self::StoreDamaged,
         Self::StoreUnavailable,
@@ -216,9 +213,6 @@ impl Kind {
                 "The question is too large",
                 "Ask for less time, fewer devices, or larger steps; limits are in `query`, `sql` and `lake.memory_mib` of the configuration.",
             ),
-            Self::TooManyRequests => {
-                (S::TOO_MANY_REQUESTS, "too-many-requests", "Too many requests", "Wait as long as `Retry-After` says.")
-            }
             Self::Internal => (S::INTERNAL_SERVER_ERROR, "internal", "A fault of this server", "The log tells more under the `id`."),
             Self::StoreDamaged => (
                 S::INTERNAL_SERVER_ERROR,

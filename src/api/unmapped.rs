@@ -109,5 +109,5 @@ async fn list_unmapped(State(shared): State<Shared>, params: Params) -> Result<R
         Ok::<_, StateError>(rows.into_iter().map(|row| UnmappedField::of(row, context)).collect())
     };
     let items: Vec<UnmappedField> = shared.blocking(read).await?;
-    Ok(if format == Format::Json { formats::json(&UnmappedFields { items }) } else { formats::rows(format, &items) })
+    Ok(if format == Format::Json { formats::json(&UnmappedFields { items }) } else { formats::rows(format, [items]) })
 }
