@@ -1,26 +1,39 @@
-//! A month of 200 devices: what it takes on disk, how long its rollups take to make, and how long questions over it take. Another size is in
-//! `CONCA_BENCH_DEVICES` and `CONCA_BENCH_DAYS`.
+//! A year of 1,000 devices: what it takes on disk and in memory, how long its rollups take to make, and how long questions over it take,
+//! beside InfluxDB 2 with the same values.
+//!
+//! The last days are a value a minute, the days before them one an hour: rollups have as many rows as with a value a minute. Another size
+//! is in `CONCA_BENCH_DEVICES`, `CONCA_BENCH_DAYS` (a value a minute) and `CONCA_BENCH_EARLIER_DAYS` (one an hour).
 
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use conca_simulators::fleet::{Fleet, payload};
+use conca_simulators::fleet::Fleet;
+use conca_simulators::fleet::device::Device;
+use conca_simulators::fleet::payload::{self, Sample};
+use conca_simulators::load;
 use conca_simulators::publisher::{Broker, Publisher};
+use jiff::Timestamp;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
+use crate::influxdb::InfluxDb;
 use crate::process::{Conca, Mosquitto};
-use crate::{pipeline, quantile, say};
+use crate::questions::{self, Stretches};
+use crate::{pipeline, say};
 
 const PROPERTIES: [&str; 5] = ["pm10", "pm2_5", "no2", "temperature", "humidity"];
-/// Samples of one message.
-const SAMPLES: i64 = 60;
-/// Each question is asked so often.
-const TIMES: usize = 15;
+/// InfluxDB advises 5,000 lines a request; larger ones are not quicker.
+const LINES: usize = 5_000;
+/// Half of the messages a second that `throughput` shows.
+const HALF: u32 = 20_000;
 
 /// How much history.
 #[derive(Clone, Copy, Debug)]
 struct Size {
     devices: usize,
     days: u64,
+    earlier_days: u64,
 }
 
 impl Size {
@@ -29,32 +42,148 @@ impl Size {
             Ok(text) => text.parse().with_context(|| format!("{name} must be a number")),
             Err(_unset) => Ok(default),
         };
-        Ok(Self { devices: usize::try_from(number("CONCA_BENCH_DEVICES", 200)?)?, days: number("CONCA_BENCH_DAYS", 30)? })
+        Ok(Self {
+            devices: usize::try_from(number("CONCA_BENCH_DEVICES", 1_000)?)?,
+            days: number("CONCA_BENCH_DAYS", 30)?,
+            earlier_days: number("CONCA_BENCH_EARLIER_DAYS", 335)?,
+        })
     }
 }
 
-/// Loads the month, then asks.
-pub(crate) async fn questions() -> anyhow::Result<()> {
-    let size = Size::asked()?;
+/// The devices and what they observe.
+struct City {
+    fleet: Fleet,
+    size: Size,
+    /// Whole UTC days, the last of which is over.
+    end: Timestamp,
+}
+
+impl City {
+    fn new(size: Size) -> anyhow::Result<Self> {
+        let end = Timestamp::from_second((Timestamp::now().as_second() / 86_400 - 1) * 86_400)?;
+        // Sixteen stations at scale one.
+        Ok(Self { fleet: Fleet::new(1, size.devices as f64 / 15.0, end), size, end })
+    }
+
+    fn stations(&self) -> anyhow::Result<Vec<&Device>> {
+        let stations: Vec<_> =
+            self.fleet.devices().iter().filter(|device| device.kind.name == "air-station").take(self.size.devices).collect();
+        anyhow::ensure!(stations.len() == self.size.devices, "the fleet has only {} stations", stations.len());
+        Ok(stations)
+    }
+
+    fn month(&self) -> Timestamp {
+        self.end - Duration::from_hours(24 * self.size.days)
+    }
+
+    fn first(&self) -> Timestamp {
+        self.month() - Duration::from_hours(24 * self.size.earlier_days)
+    }
+
+    /// Hands out what each station observed, in the order of time; the number of values. Messages are of a day of hours, then of an hour
+    /// of minutes.
+    async fn tell(&self, mut take: impl AsyncFnMut(&Device, &[Sample]) -> anyhow::Result<()>) -> anyhow::Result<u64> {
+        let stations = self.stations()?;
+        let (mut values, mut time) = (0, self.first());
+        while time < self.end {
+            let (samples, step) = if time < self.month() { (24, 3_600) } else { (60, 60) };
+            for station in &stations {
+                let times = (0..samples).map(|number| time + Duration::from_secs(step * number));
+                let mut samples: Vec<_> = times.filter_map(|time| self.fleet.sample(station, time)).collect();
+                for sample in &mut samples {
+                    sample.values.retain(|(property, _value)| PROPERTIES.contains(&property.id.as_str()));
+                    values += sample.values.len() as u64;
+                }
+                take(station, &samples).await?;
+            }
+            time += Duration::from_secs(step * samples);
+        }
+        Ok(values)
+    }
+}
+
+/// Loads the history into both, then asks.
+pub(crate) async fn compare() -> anyhow::Result<()> {
+    let city = City::new(Size::asked()?)?;
     let folder = tempfile::tempdir()?;
     let client = reqwest::Client::new();
     let mosquitto = Mosquitto::start(&folder.path().join("broker"), "max_queued_messages 0\nautosave_interval 0")?;
-    let conca = Conca::start(folder.path(), mosquitto.port, "[lake]\nmaintain_every = \"5s\"\n[query]\nbuckets_max = 1000000\n")?;
+    let conca = Conca::start(folder.path(), mosquitto.port, "[lake]\nmaintain_every = \"5s\"\n")?;
     pipeline::ready(&conca, &client).await?;
-    // Whole UTC days, the last of which is over.
-    let end = jiff::Timestamp::from_second((jiff::Timestamp::now().as_second() / 86_400 - 1) * 86_400)?;
-    let start = end - Duration::from_secs(86_400 * size.days);
+    let Size { devices, days, earlier_days } = city.size;
+    say(&format!("## History of {devices} devices: {days} days of a value a minute after {earlier_days} days of a value an hour\n"))?;
+    let values = load_conca(&city, &mosquitto, &conca, &client).await?;
+    let influxdb = InfluxDb::start(&folder.path().join("influxdb")).await?;
+    match &influxdb {
+        Some(influxdb) => load_influxdb(&city, values, influxdb).await?,
+        None => say("InfluxDB is not asked: CONCA_INFLUXD does not name it (`tests/influxd/build` prints it).\n")?,
+    }
+    let device = city.stations()?.get(devices / 2).context("a station")?.id.clone();
+    let questions = questions::all(&Stretches { first: city.first(), month: city.month(), end: city.end, device });
+    conca.process.forget_memory_peak()?;
+    questions::ask(&questions, &conca, influxdb.as_ref().map(|influxdb| &influxdb.interface)).await?;
+    say(&format!("Peak memory while asked: {} MiB.\n", conca.process.memory_peak_mib()))?;
+    say(&format!("The same with {HALF} messages of 5 values a second arriving:\n"))?;
+    let stop = CancellationToken::new();
+    let settings = load::Settings {
+        messages: None,
+        rate: f64::from(HALF),
+        start: Timestamp::now(),
+        step: Duration::from_millis(50),
+        ..pipeline::settings(mosquitto.port, 0, 0.0)
+    };
+    let beside = JoinSet::from_iter([load::run(settings, stop.clone())]);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    conca.process.forget_memory_peak()?;
+    questions::ask(&questions, &conca, None).await?;
+    stop.cancel();
+    for report in beside.join_all().await {
+        let report = report?;
+        say(&format!(
+            "Peak memory: {} MiB; {:.0} messages/s arrived.\n",
+            conca.process.memory_peak_mib(),
+            report.acknowledged as f64 / report.elapsed.as_secs_f64()
+        ))?;
+    }
+    conca.process.stop()?;
     let started = Instant::now();
-    let values = load(mosquitto.port, size, start, end).await?;
+    let conca = Conca::start(folder.path(), mosquitto.port, "")?;
+    conca.ask(&client, "/v1/latest?property=pm10").await?;
+    say(&format!(
+        "Started again, the first answer came after {:.2} s; {} MiB.\n",
+        started.elapsed().as_secs_f64(),
+        conca.process.memory_peak_mib()
+    ))?;
+    conca.process.stop()?;
+    influxdb.map_or(Ok(()), |influxdb| influxdb.process.stop())?;
+    mosquitto.process.stop()
+}
+
+/// Publishes it all as fast as it is acknowledged, and waits until it is compacted and rolled up; the number of values.
+async fn load_conca(city: &City, mosquitto: &Mosquitto, conca: &Conca, client: &reqwest::Client) -> anyhow::Result<u64> {
+    let broker = Broker { host: "127.0.0.1".to_owned(), port: mosquitto.port, credentials: None, connect_timeout: Duration::from_secs(10) };
+    let started = Instant::now();
+    let mut publisher = Publisher::connect(&broker, "conca-bench-history", 256).await?;
+    let values = city.tell(async |station, samples| publisher.publish(&station.topic, payload::array(station, samples)).await).await?;
+    let counts = publisher.close(Duration::from_mins(10)).await?;
+    anyhow::ensure!(counts.outstanding() == 0, "{} messages are not acknowledged", counts.outstanding());
     pipeline::until(Duration::from_hours(2), "not everything is durable", async || {
-        Ok(conca.metric(&client, "conca_observations_total", "").await? >= values as f64)
+        Ok(conca.metric(client, "conca_observations_total", "").await? >= values as f64)
     })
     .await?;
-    let loaded = started.elapsed();
+    let (loaded, loading_mib) = (started.elapsed(), conca.process.memory_peak_mib());
+    conca.process.forget_memory_peak()?;
     let stored = async || -> anyhow::Result<(f64, f64)> {
-        Ok((conca.metric(&client, "conca_lake_rows", "").await?, conca.metric(&client, "conca_lake_files", "").await?))
+        Ok((conca.metric(client, "conca_lake_rows", "").await?, conca.metric(client, "conca_lake_files", "").await?))
     };
     pipeline::until(Duration::from_mins(20), "the log is not flushed", async || Ok(stored().await?.0 >= values as f64)).await?;
+    let rollups = async |figure: &str| -> anyhow::Result<f64> {
+        let (status, _elapsed) = conca.ask(client, "/status").await?;
+        let status: serde_json::Value = serde_json::from_str(&status)?;
+        status.pointer(&format!("/lake/rollups/{figure}")).and_then(serde_json::Value::as_f64).context("/status says nothing of rollups")
+    };
+    pipeline::until(Duration::from_hours(2), "not every day is rolled up", async || Ok(rollups("touched").await? < 1.0)).await?;
+    let rolled_up = started.elapsed();
     // Compaction is over when the number of files stands still.
     let mut files = (stored().await?.1, Instant::now());
     while files.1.elapsed() < Duration::from_secs(25) {
@@ -64,95 +193,69 @@ pub(crate) async fn questions() -> anyhow::Result<()> {
             files = (now, Instant::now());
         }
     }
-    let bytes = conca.metric(&client, "conca_lake_bytes", "").await?;
-    let compacted = Instant::now();
-    let rollups = async |figure: &str| -> anyhow::Result<f64> {
-        let (status, _elapsed) = conca.ask(&client, "/status").await?;
-        let status: serde_json::Value = serde_json::from_str(&status)?;
-        status.pointer(&format!("/lake/rollups/{figure}")).and_then(serde_json::Value::as_f64).context("/status says nothing of rollups")
-    };
-    pipeline::until(Duration::from_hours(1), "not every day is rolled up", async || Ok(rollups("touched").await? < 1.0)).await?;
-    let (rolled_up, rollup_bytes, rollup_rows) = (compacted.elapsed(), rollups("bytes").await?, rollups("rows").await?);
+    let bytes = conca.metric(client, "conca_lake_bytes", "").await?;
+    let count = values as f64;
     say(&format!(
-        "## {} days: {values} values of {} devices, {} a minute and device\n\nLoaded in {:.0} s ({:.0} values/s), {:.2} bytes a value in {:.0} files; rolled up {:.0} s later, {:.2} bytes a value more ({} rows); peak memory {} MiB.\n",
-        size.days,
-        size.devices,
-        PROPERTIES.len(),
+        "Conca: {values} values loaded in {:.0} s ({:.0} values/s), {:.2} bytes a value in {:.0} files; all rolled up {:.0} s later, {:.2} bytes a value more ({} rows); peak memory {loading_mib} MiB while loading, {} MiB in maintenance afterwards.\n",
         loaded.as_secs_f64(),
-        values as f64 / loaded.as_secs_f64(),
-        bytes / values as f64,
+        count / loaded.as_secs_f64(),
+        bytes / count,
         files.0,
-        rolled_up.as_secs_f64(),
-        rollup_bytes / values as f64,
-        rollup_rows,
+        rolled_up.saturating_sub(loaded).as_secs_f64(),
+        rollups("bytes").await? / count,
+        rollups("rows").await?,
         conca.process.memory_peak_mib(),
     ))?;
-    say("| question | p50 ms | worst of 15 ms | answer KiB |")?;
-    say("|---|--:|--:|--:|")?;
-    let (from, to) = (start.to_string(), end.to_string());
-    let day = start + Duration::from_hours(24 * (size.days / 2));
-    let (noon, after_noon) = (day.to_string(), (day + Duration::from_hours(24)).to_string());
-    for (name, path) in [
-        (
-            "hourly mean of one property, each device",
-            format!("/v1/aggregates?property=pm10&window=1h&zone=UTC&group_by=device&from={from}&to={to}&format=csv"),
-        ),
-        ("hourly mean of one property, all together", format!("/v1/aggregates?property=pm10&window=1h&zone=UTC&from={from}&to={to}")),
-        ("daily mean of one property, all together", format!("/v1/aggregates?property=pm10&window=1d&from={from}&to={to}")),
-        ("daily mean of one property by district", format!("/v1/aggregates?property=pm10&window=1d&group_by=district&from={from}&to={to}")),
-        (
-            "daily p95 of one property by district",
-            format!("/v1/aggregates?property=pm10&window=1d&in_time=p95&across=max&group_by=district&from={from}&to={to}"),
-        ),
-        (
-            "hourly mean of one property, each device, a day",
-            format!("/v1/aggregates?property=pm10&window=1h&zone=UTC&group_by=device&from={noon}&to={after_noon}"),
-        ),
-        (
-            "one device, one property, a day, raw",
-            format!("/v1/observations?property=pm10&device=air-station-100&from={noon}&to={after_noon}&limit=5000&format=csv"),
-        ),
-        ("latest of all", "/v1/latest?format=csv".to_owned()),
-        ("latest of one property", "/v1/latest?property=pm10".to_owned()),
-    ] {
-        let mut times = Vec::new();
-        let mut length = 0;
-        for _time in 0..TIMES {
-            let (body, elapsed) = conca.ask(&client, &path).await?;
-            length = body.len();
-            times.push(elapsed.as_secs_f64() * 1e3);
-        }
-        times.sort_by(f64::total_cmp);
-        say(&format!("| {name} | {:.1} | {:.1} | {} |", quantile(&times, 0.5), quantile(&times, 1.0), length >> 10))?;
-    }
-    say(&format!("\nPeak memory after all questions: {} MiB.\n", conca.process.memory_peak_mib()))?;
-    conca.process.stop()?;
-    mosquitto.process.stop()
+    Ok(values)
 }
 
-/// Publishes the month as fast as it is acknowledged; the number of values.
-async fn load(port: u16, size: Size, start: jiff::Timestamp, end: jiff::Timestamp) -> anyhow::Result<u64> {
-    // Sixteen stations at scale one.
-    let fleet = Fleet::new(1, size.devices as f64 / 15.0, end);
-    let stations: Vec<_> = fleet.devices().iter().filter(|device| device.kind.name == "air-station").take(size.devices).collect();
-    anyhow::ensure!(stations.len() == size.devices, "the fleet has only {} stations", stations.len());
-    let broker = Broker { host: "127.0.0.1".to_owned(), port, credentials: None, connect_timeout: Duration::from_secs(10) };
-    let mut publisher = Publisher::connect(&broker, "conca-bench-history", 256).await?;
-    let mut values = 0;
-    let mut time = start;
-    while time < end {
-        for station in &stations {
-            let times = (0..SAMPLES).map(|minute| time + Duration::from_secs(60 * minute.unsigned_abs()));
-            let mut samples: Vec<_> = times.filter_map(|time| fleet.sample(station, time)).collect();
-            for sample in &mut samples {
-                sample.values.retain(|(property, _value)| PROPERTIES.contains(&property.id.as_str()));
-                values += sample.values.len() as u64;
+/// Writes the same to InfluxDB: a point a sample, its device and district as tags.
+async fn load_influxdb(city: &City, values: u64, influxdb: &InfluxDb) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let (mut lines, mut count) = (String::new(), 0);
+    let mut writing = JoinSet::new();
+    let told = city
+        .tell(async |station, samples| {
+            for Sample { time, values, .. } in samples.iter().filter(|sample| !sample.values.is_empty()) {
+                write!(lines, "air,device={},district={}", station.id, station.district.unwrap_or("none"))?;
+                for (number, (property, value)) in values.iter().enumerate() {
+                    write!(lines, "{}{}={value}", if number == 0 { ' ' } else { ',' }, property.id)?;
+                }
+                writeln!(lines, " {}", time.as_second())?;
+                count += 1;
             }
-            publisher.publish(&station.topic, payload::array(station, &samples)).await?;
-        }
-        time += Duration::from_secs(60 * SAMPLES.unsigned_abs());
+            if count >= LINES {
+                count = 0;
+                // Two requests at a time.
+                if writing.len() >= 2 {
+                    writing.join_next().await.context("a request is under way")???;
+                }
+                let (writer, lines) = (influxdb.interface.clone(), std::mem::take(&mut lines));
+                writing.spawn(async move { writer.write(lines).await });
+            }
+            Ok(())
+        })
+        .await?;
+    while let Some(written) = writing.join_next().await {
+        written??;
     }
-    let counts = publisher.close(Duration::from_mins(10)).await?;
-    anyhow::ensure!(counts.outstanding() == 0, "{} messages are not acknowledged", counts.outstanding());
-    Ok(values)
+    influxdb.interface.write(lines).await?;
+    anyhow::ensure!(told == values, "InfluxDB was told {told} values, Conca {values}");
+    let loaded = started.elapsed();
+    // Its compaction is over when its files stand still.
+    let mut bytes = (influxdb.bytes()?, Instant::now());
+    while bytes.1.elapsed() < Duration::from_secs(30) && started.elapsed() < Duration::from_hours(1) {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let now = influxdb.bytes()?;
+        if now != bytes.0 {
+            bytes = (now, Instant::now());
+        }
+    }
+    say(&format!(
+        "InfluxDB: loaded in {:.0} s ({:.0} values/s), {:.2} bytes a value; peak memory {} MiB.\n",
+        loaded.as_secs_f64(),
+        values as f64 / loaded.as_secs_f64(),
+        bytes.0 as f64 / values as f64,
+        influxdb.process.memory_peak_mib(),
+    ))
 }

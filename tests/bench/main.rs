@@ -4,9 +4,11 @@
 
 mod decode;
 mod history;
+mod influxdb;
 mod machine;
 mod pipeline;
 mod process;
+mod questions;
 
 use std::io::Write as _;
 
@@ -29,7 +31,7 @@ fn main() -> anyhow::Result<()> {
             pipeline::latency().await?;
         }
         if wanted("history") {
-            history::questions().await?;
+            history::compare().await?;
         }
         Ok(())
     })

@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 
 /// A child that is killed when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Process(Child);
+pub(crate) struct Process(pub(crate) Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -36,6 +36,12 @@ impl Process {
         line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) >> 10
     }
 
+    /// From now on [`Self::memory_peak_mib`] is about what comes.
+    pub(crate) fn forget_memory_peak(&self) -> anyhow::Result<()> {
+        // proc(5): 5 resets the peak resident set size.
+        Ok(std::fs::write(format!("/proc/{}/clear_refs", self.0.id()), "5")?)
+    }
+
     /// Asks it to stop and waits.
     pub(crate) fn stop(mut self) -> anyhow::Result<()> {
         let killed = Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status()?;
@@ -46,7 +52,7 @@ impl Process {
 }
 
 /// A port that is free now.
-fn free_port() -> anyhow::Result<u16> {
+pub(crate) fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
