@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::tz::TimeZone;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -355,7 +356,7 @@ impl Service {
                 .ingest
                 .sources
                 .iter()
-                .map(|source| (source.name.clone(), route(source)))
+                .map(|source| (source.name.clone(), route(source, &config.city.zone())))
                 .chain([http_route(&config.ingest.http), import_route(&config.ingest.http)])
                 .collect(),
             limits: decode::Limits { payload_bytes_max: config.ingest.payload_bytes_max, readings_max: config.ingest.readings_max },
@@ -585,9 +586,13 @@ fn schedule(config: &Config) -> Schedule {
     }
 }
 
-fn route(source: &config::Source) -> convert::Route {
+fn route(source: &config::Source, zone: &TimeZone) -> convert::Route {
+    let forms = source.subscriptions.iter().map(|subscription| {
+        let form = decode::Form { zone: Some(zone.clone()), ..subscription.form() };
+        (subscription.topic.clone(), form)
+    });
     convert::Route {
-        forms: source.subscriptions.iter().map(|subscription| (subscription.topic.clone(), subscription.form())).collect(),
+        forms: forms.collect(),
         bounds: TimeBounds {
             past_max: source.past_max.0,
             past_trusted_max: source.past_trusted_max.map(|trusted_max| trusted_max.0),

@@ -26,6 +26,7 @@ mod v1;
 
 use std::sync::Arc;
 
+use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 pub use layout::Layout;
@@ -106,6 +107,8 @@ pub struct Form {
     pub precision: Precision,
     /// How tables and free JSON are to be read.
     pub layout: Option<Arc<Layout>>,
+    /// The city's clock.
+    pub zone: Option<TimeZone>,
 }
 
 /// What a number of line protocol's times is.

@@ -16,6 +16,9 @@ const MOLES_PER_M3: f64 = 1_000.0 / (22.41 * 293.0 / 273.0);
 /// Channels with a larger number are hardly any: `rain_24`.
 const CHANNEL_MAX: u32 = 16;
 
+/// Words of a unit that ends a name: `wind_m_s`.
+const SUFFIX_WORDS_MAX: usize = 2;
+
 /// Words before the number of a channel.
 const MARKS: [&str; 11] = ["at", "ch", "chan", "channel", "depth", "input", "port", "probe", "sensor", "slot", "zone"];
 
@@ -51,7 +54,9 @@ pub struct Dictionary {
     containers: HashSet<String>,
     /// UCUM codes by usual spelling.
     units: BTreeMap<String, String>,
-    /// UCUM codes by the last word of a name.
+    /// How names of sensors' chips begin, which say nothing of what is measured either.
+    chips: Vec<String>,
+    /// UCUM codes by the last words of a name.
     suffixes: BTreeMap<String, String>,
     molar_masses: BTreeMap<String, f64>,
 }
@@ -62,7 +67,7 @@ pub struct Dictionary {
 struct File {
     /// UCUM codes by usual spelling.
     units: BTreeMap<String, String>,
-    /// UCUM codes by the word that ends a name: `temp_f`.
+    /// UCUM codes by the words that end a name: `temp_f`, `wind_m_s`.
     suffixes: BTreeMap<String, String>,
     /// Grams per mole, by property.
     molar_masses: BTreeMap<String, f64>,
@@ -75,6 +80,8 @@ struct File {
     in_water: Vec<String>,
     /// Names of levels that say nothing of what is measured: `data.temperature`. Others do: `soil.temperature`.
     containers: Vec<String>,
+    /// How names of sensors' chips begin: `BME280.Temperature`, `DS18B20-2.Temperature`, which is the second of several.
+    chips: Vec<String>,
 }
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
@@ -135,6 +142,7 @@ impl Dictionary {
             immersed: file.immersed.iter().map(|name| words(name).concat()).collect(),
             in_water: file.in_water.iter().map(|name| words(name).concat()).collect(),
             containers: file.containers.iter().map(|name| name.replace('_', "")).collect(),
+            chips: file.chips,
             units: file.units,
             suffixes: file.suffixes,
             molar_masses: file.molar_masses,
@@ -207,7 +215,7 @@ impl Dictionary {
         }
         let is_telling =
             |level: &&&str| !level.bytes().all(|byte| byte.is_ascii_digit()) && !self.containers.contains(&words(level).concat());
-        let mut words: Vec<String> = around.iter().filter(is_telling).flat_map(|level| words(level)).collect();
+        let mut words: Vec<String> = around.iter().filter(is_telling).flat_map(|level| self.without_chip(words(level))).collect();
         words.extend(name);
         mend_sizes(&mut words);
         // A place in a list is no part of a name: the third of `co` is not `co2`.
@@ -233,6 +241,14 @@ impl Dictionary {
         if is_far { Found::Far } else { Found::Nothing }
     }
 
+    /// The words of a level but a chip that they begin with.
+    fn without_chip(&self, mut words: Vec<String>) -> Vec<String> {
+        if words.first().is_some_and(|first| self.chips.iter().any(|chip| first.starts_with(chip.as_str()))) {
+            words.remove(0);
+        }
+        words
+    }
+
     /// The property that a field is by its path, or else the one that has the name which shares most words with it, if it shares half
     /// of theirs.
     pub(super) fn closest(&self, path: &str) -> Option<&str> {
@@ -256,9 +272,11 @@ impl Dictionary {
         if let Some(entry) = self.entry(words) {
             return Some(Found::Property { property: &entry.property, unit: entry.unit.as_deref(), only: &entry.only, channel });
         }
-        let (suffix, words) = words.split_last()?;
-        let (unit, entry) = (self.suffixes.get(suffix)?, self.entry(words)?);
-        Some(Found::Property { property: &entry.property, unit: Some(unit), only: &entry.only, channel })
+        (1..=SUFFIX_WORDS_MAX.min(words.len())).find_map(|length| {
+            let (name, suffix) = words.split_at(words.len() - length);
+            let (unit, entry) = (self.suffixes.get(&suffix.join("_"))?, self.entry(name)?);
+            Some(Found::Property { property: &entry.property, unit: Some(unit), only: &entry.only, channel: channel.clone() })
+        })
     }
 
     fn entry(&self, words: &[String]) -> Option<&Entry> {

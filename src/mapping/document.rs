@@ -10,10 +10,11 @@ use crate::decode::Decoder;
 use crate::model::{Catalogue, Kind, Property};
 
 /// Files of documents about data models, feeds and devices that state what their fields are. A city's own go before them.
-const BUILT_IN: [&str; 3] = [
+const BUILT_IN: [&str; 4] = [
     include_str!("../../schemas/mappings/smart-data-models.json"),
     include_str!("../../schemas/mappings/feeds.json"),
     include_str!("../../schemas/mappings/devices.json"),
+    include_str!("../../schemas/mappings/families.json"),
 ];
 
 /// Longest channel in bytes.

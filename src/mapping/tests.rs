@@ -67,7 +67,7 @@ fn usual_names_and_units_are_understood_and_ambiguous_ones_not_guessed() {
             ("strain_gauge", number(1.0), None),
         ],
         "temperature=21.5 Cel\nhumidity=50 %\npm2_5=3.9 ug/m3\nco2=455 [ppm]\nbattery_voltage=3.6 V\npressure=96412 Pa\n\
-         no2=19.125420910033764 ug/m3\ndoor=\"open\" \npressure (1004.7): ambiguous-unit\nstrain_gauge (1): ambiguous-unit",
+         no2=19.125420910033764 ug/m3\ndoor=\"open\" \npressure (1004.7): further-field\nstrain_gauge (1): ambiguous-unit",
     );
 }
 
@@ -460,3 +460,5 @@ proptest::proptest! {
         proptest::prop_assert!(mapped(vec![document], &fields).len() <= fields.len());
     }
 }
+
+mod families;

@@ -164,13 +164,13 @@ fn examples_are_mapped_rightly() {
         ),
         (
             "Environment/AirQualityObserved/examples/example-normalized.json",
-            "co=500 mg/m3, no2=69 ug/m3, pm4=37 ug/m3, rain=false, pressure=1.1 hPa, humidity=54 %, so2=11 ug/m3, temperature=12.2 Cel, wind_direction=176 deg",
+            "co=500 mg/m3, no=45 ug/m3, no2=69 ug/m3, pm4=37 ug/m3, rain=false, pressure=1.1 hPa, humidity=54 %, so2=11 ug/m3, temperature=12.2 Cel, wind_direction=176 deg",
         ),
         (
             "Environment/AirQualityObserved/examples/example-normalized.jsonld",
-            "co=500 mg/m3, no2=69 ug/m3, pm4=37 ug/m3, rain=0 mm, pressure=1.1 hPa, humidity=54 %, so2=11 ug/m3, temperature=12.2 Cel, wind_direction=186 deg",
+            "co=500 mg/m3, no=45 ug/m3, no2=69 ug/m3, pm4=37 ug/m3, rain=0 mm, pressure=1.1 hPa, humidity=54 %, so2=11 ug/m3, temperature=12.2 Cel, wind_direction=186 deg",
         ),
-        ("Environment/NoiseLevelObserved/examples/example.json", "noise=67.8 dB"),
+        ("Environment/NoiseLevelObserved/examples/example.json", "noise=67.8 dB, noise_maximum=94.5 dB"),
         (
             "Weather/WeatherObserved/examples/example.json",
             "pressure=938.9 hPa, illuminance=1000 lx, rain=0 mm, humidity=100 %, temperature=3.3 Cel, wind_direction=135 deg",
