@@ -8,8 +8,8 @@ use std::time::Duration;
 use conca::decode::Decoder;
 use conca::mapping::{Dictionary, Mapper};
 use conca::model::{
-    Catalogue, DeviceId, DeviceKind, Districts, Kind, Normalised, Reading, Readings, Registry, SourceName, Summary, Timestamp, Value,
-    Vocabulary,
+    Catalogue, DeviceId, DeviceKind, Districts, Kind, Normalised, Property, Reading, Readings, Registry, SourceName, Summary, Timestamp,
+    Value, Vocabulary,
 };
 use conca::normalise::{Normaliser, TimeBounds};
 
@@ -104,6 +104,10 @@ impl Essence {
         if let Ok(number) = text.parse() {
             return Defined { magnitude: number, ..Defined::default() };
         }
+        // What stands in braces is a word for people, and one (UCUM, section 6).
+        if text.starts_with('{') && text.ends_with('}') {
+            return Defined { magnitude: 1.0, ..Defined::default() };
+        }
         let symbol = text.trim_end_matches(|letter: char| letter.is_ascii_digit());
         let symbol = if symbol.len() < text.len() { symbol.trim_end_matches(['+', '-']) } else { symbol };
         let power: i32 = if symbol.len() < text.len() { text[symbol.len()..].parse().unwrap() } else { 1 };
@@ -185,9 +189,9 @@ fn units_convert_as_ucum_defines_them() {
     assert!(essence.units.len() > 290 && essence.bases.len() == 7 && essence.prefixes.len() >= 20);
     let converter = Converter::new();
     let mut by_unit = BTreeMap::new();
-    for (_index, property) in
-        converter.catalogue.iter().filter(|(_index, property)| property.kind != Kind::State && property.summary != Summary::Energetic)
-    {
+    // Of logarithms only those of the same kind become each other.
+    let is_linear = |property: &Property| property.summary != Summary::Energetic && property.unit != "[pH]";
+    for (_index, property) in converter.catalogue.iter().filter(|(_index, property)| property.kind != Kind::State && is_linear(property)) {
         by_unit.entry(property.unit.clone()).or_insert_with(|| Arc::clone(property));
     }
     let (mut wrong, mut right, mut refused) = (Vec::new(), 0, 0);
