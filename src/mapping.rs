@@ -328,7 +328,9 @@ impl Mapper {
                 return Ok(Reading { name: name(), value: Value::Word(Cow::Owned(state.clone())), unit: None, ..reading });
             }
             // Not even a number would be taken: `POWER: "ON"` is no power.
-            (None, Value::Word(_)) if target.unit == UnitRule::Needed => return Err((Why::AmbiguousUnit, reading)),
+            (None, Value::Word(_)) if target.unit == UnitRule::Needed && self.dictionary.needs_unit(&target.property) => {
+                return Err((Why::AmbiguousUnit, reading));
+            }
             // A word is a state's; it has no unit.
             (None, Value::Word(_)) => return Ok(Reading { name: name(), unit: None, ..reading }),
             (None, Value::Number(number)) => *number,

@@ -273,8 +273,8 @@ async fn aggregates(State(context): State<Arc<Context>>, permit: QuestionPermit,
             let explanation = explain.then(|| explanation(zone, &answer));
             return formats::json(&AggregatesBody { explanation, ..body(&context, &question, &answer) });
         }
-        let mut clock = Clock::new(zone);
-        formats::rows(format, answer.series.iter().map(|series| rows(&context, &mut clock, &answer, series)))
+        let mut edges = Edges::new(zone);
+        formats::rows(format, answer.series.iter().map(|series| rows(&context, &mut edges, &answer, series)))
     });
     made.await.map_err(|panicked| Problem::internal(&panicked))
 }
@@ -300,33 +300,33 @@ fn question(query: &mut Query, context: &Context) -> AggregateQuestion {
 }
 
 /// The windows' edges on a zone's clock, which every series has again: each is written once.
-struct Clock<'a> {
+struct Edges<'a> {
     zone: &'a TimeZone,
     /// By window.
-    edges: Vec<Option<(Arc<str>, Arc<str>)>>,
+    written: Vec<Option<(Arc<str>, Arc<str>)>>,
 }
 
-impl<'a> Clock<'a> {
+impl<'a> Edges<'a> {
     fn new(zone: &'a TimeZone) -> Self {
-        Self { zone, edges: Vec::new() }
+        Self { zone, written: Vec::new() }
     }
 
-    fn edges(&mut self, bucket: &Bucket) -> (Arc<str>, Arc<str>) {
+    fn of(&mut self, bucket: &Bucket) -> (Arc<str>, Arc<str>) {
         let zone = self.zone;
         let write = || (local(zone, bucket.start).into(), local(zone, bucket.end).into());
-        if self.edges.len() <= bucket.window {
-            self.edges.resize(bucket.window + 1, None);
+        if self.written.len() <= bucket.window {
+            self.written.resize(bucket.window + 1, None);
         }
-        self.edges.get_mut(bucket.window).map_or_else(write, |edges| edges.get_or_insert_with(write).clone())
+        self.written.get_mut(bucket.window).map_or_else(write, |edges| edges.get_or_insert_with(write).clone())
     }
 }
 
 fn body(context: &Context, question: &AggregateQuestion, answer: &Aggregates) -> AggregatesBody {
     let zone = &question.zone;
-    let mut clock = Clock::new(zone);
+    let mut edges = Edges::new(zone);
     let series = answer.series.iter().map(|series| SeriesBody {
         group: group(context, &series.key),
-        buckets: series.buckets.iter().map(|one| bucket(&mut clock, answer, one)).collect(),
+        buckets: series.buckets.iter().map(|one| bucket(&mut edges, answer, one)).collect(),
     });
     AggregatesBody {
         property: answer.property.id.clone(),
@@ -356,14 +356,14 @@ fn explanation(zone: &TimeZone, answer: &Aggregates) -> ExplanationBody {
     ExplanationBody { stretches: stretches.collect(), reason: answer.explanation.reason, observations: answer.rows }
 }
 
-fn rows(context: &Context, clock: &mut Clock<'_>, answer: &Aggregates, series: &AggregateSeries) -> Vec<RowBody> {
+fn rows(context: &Context, edges: &mut Edges<'_>, answer: &Aggregates, series: &AggregateSeries) -> Vec<RowBody> {
     let (property, unit): (Arc<str>, Arc<str>) = (answer.property.id.as_str().into(), answer.unit.as_str().into());
     let group = group(context, &series.key);
     let row = |one| RowBody {
         property: Arc::clone(&property),
         unit: Arc::clone(&unit),
         group: group.clone(),
-        bucket: bucket(clock, answer, one),
+        bucket: bucket(edges, answer, one),
     };
     series.buckets.iter().map(row).collect()
 }
@@ -376,8 +376,8 @@ fn group(context: &Context, key: &SeriesKey) -> GroupBody {
     }
 }
 
-fn bucket(clock: &mut Clock<'_>, answer: &Aggregates, bucket: &Bucket) -> BucketBody {
-    let (start, end) = clock.edges(bucket);
+fn bucket(edges: &mut Edges<'_>, answer: &Aggregates, bucket: &Bucket) -> BucketBody {
+    let (start, end) = edges.of(bucket);
     BucketBody {
         start,
         end,

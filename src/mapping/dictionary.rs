@@ -169,6 +169,11 @@ impl Dictionary {
         entry.map_or((None, Confidence::UnitNeeded), |entry| (entry.unit.as_deref(), entry.confidence))
     }
 
+    /// Whether a property is known, and its fields must tell their unit: a number then, never a state.
+    pub(super) fn needs_unit(&self, property: &str) -> bool {
+        self.entries.iter().any(|entry| entry.property == property && entry.confidence == Confidence::UnitNeeded)
+    }
+
     /// What a gas's number in a unit of mixing ratio is multiplied by to be in ug/m3; none for other units and properties.
     pub(super) fn concentration(&self, property: &str, unit: &str) -> Option<f64> {
         let per_billion = match unit {

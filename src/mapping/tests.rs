@@ -49,6 +49,18 @@ fn number(number: f64) -> Value<'static> {
     Value::Number(number)
 }
 
+/// A word where a number with a unit would be is no fault of its sender's; that of a state is one.
+#[test]
+fn words_are_states_only() {
+    let document = r#"{"id":"a","fields":[{"path":"status","property":"charger_state"}]}"#;
+    let word = |word: &'static str| Value::Word(Cow::Borrowed(word));
+    check(
+        vec![serde_json::from_str(document).unwrap()],
+        &[("status", word("charging"), None), ("power", word("ON"), None)],
+        "charger_state=\"charging\" \npower (ON): ambiguous-unit",
+    );
+}
+
 #[test]
 fn usual_names_and_units_are_understood_and_ambiguous_ones_not_guessed() {
     check(

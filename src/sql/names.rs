@@ -4,14 +4,16 @@
 //! `parse_target.c`. Unlike there a name that is taken gets a number, `avg_2`, so that an answer can be an object or a table. Only what
 //! the client sees is named so: inside a statement (`ORDER BY`, subqueries) the engine's names hold.
 
+use std::sync::Arc;
+
 use deltalake::arrow::datatypes::{Schema, SchemaRef};
-use deltalake::datafusion::sql::sqlparser::ast::{AccessExpr, DataType, Expr, Query, SelectItem, SetExpr, Statement as Tree};
+use deltalake::datafusion::sql::sqlparser::ast::{AccessExpr, DataType, Expr, Ident, Query, SelectItem, SetExpr, Statement as Tree};
 use hashbrown::HashSet;
 
 /// The schema of an answer with the names that its columns should have.
 pub(super) fn named(schema: &Schema, tree: &Tree) -> SchemaRef {
     let fields = schema.fields().iter();
-    let Tree::Query(query) = tree else { return std::sync::Arc::new(schema.clone()) };
+    let Tree::Query(query) = tree else { return Arc::new(schema.clone()) };
     let names = figured(query, schema.fields().len());
     // Names that were given stand, whatever comes before them.
     let mut taken: HashSet<String> =
@@ -24,7 +26,7 @@ pub(super) fn named(schema: &Schema, tree: &Tree) -> SchemaRef {
             field.as_ref().clone().with_name(name)
         }
     });
-    std::sync::Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), schema.metadata().clone()))
+    Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), schema.metadata().clone()))
 }
 
 /// For each of so many columns its name, where it is an expression that the statement does not name.
@@ -119,7 +121,7 @@ fn column_or(expression: &Expr) -> (String, Strength) {
         Expr::Nested(inner) => return column_or(inner),
         _ => None,
     };
-    let folded = |name: &deltalake::datafusion::sql::sqlparser::ast::Ident| match name.quote_style {
+    let folded = |name: &Ident| match name.quote_style {
         Some(_) => name.value.clone(),
         None => name.value.to_lowercase(),
     };
@@ -153,8 +155,6 @@ fn type_name(kind: &DataType) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use deltalake::arrow::datatypes::{DataType as ArrowType, Field};
 
     use super::*;
@@ -163,7 +163,7 @@ mod tests {
     fn names(sql: &str, engine: &[&str]) -> Vec<String> {
         let fields: Vec<Field> = engine.iter().map(|name| Field::new(*name, ArrowType::Float64, true)).collect();
         let named = named(&Schema::new(fields), &parse(sql).unwrap());
-        Arc::clone(&named).fields().iter().map(|field| field.name().clone()).collect()
+        named.fields().iter().map(|field| field.name().clone()).collect()
     }
 
     /// As `psql` of PostgreSQL 15 shows them.

@@ -39,6 +39,8 @@ impl InfluxDb {
         let mut command = Command::new(program);
         command.arg("run").arg("--bolt-path").arg(folder.join("bolt")).arg("--sqlite-path").arg(folder.join("sqlite"));
         command.arg("--engine-path").arg(&engine).args(["--reporting-disabled", "--log-level", "error"]);
+        // Written out and compacted soon: else what was just loaded would lie in its log for minutes, in parts for hours.
+        command.args(["--storage-cache-snapshot-write-cold-duration", "5s", "--storage-compact-full-write-cold-duration", "10s"]);
         command.args(["--http-bind-address", &format!("127.0.0.1:{port}"), "--http-read-timeout", "0"]);
         let process = Process(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("cannot start influxd")?);
         let interface = Interface { address: format!("127.0.0.1:{port}"), client: reqwest::Client::new() };

@@ -43,7 +43,7 @@ fn zigbee2mqtt() {
     );
     check(
         r#"{"current":0.12,"energy":12.45,"linkquality":90,"power":25.3,"state":"ON","voltage":231}"#,
-        "d: current=0.12A energy_active=12.45kW.h power_active=25.3W voltage=231V",
+        "d: current=0.12A energy_active=12.45kW.h power_active=25.3W voltage=231V\nleft: state",
     );
     check(r#"{"battery":88,"contact":false,"linkquality":60}"#, "d: battery_level=88% door=open");
 }
@@ -63,14 +63,14 @@ fn tasmota() {
         "d: pm10=12.1ug/m3 pm2_5=7.3ug/m3\nd:1: temperature=18.4Cel\nd:2: temperature=19.5Cel",
     );
     // A switch is no power.
-    check(r#"{"POWER":"ON","Wifi":{"RSSI":72,"Signal":-64}}"#, "d: rssi=-64dB");
+    check(r#"{"POWER":"ON","Wifi":{"RSSI":72,"Signal":-64}}"#, "d: rssi=-64dB\nleft: POWER");
 }
 
 #[test]
 fn shelly() {
     check(
         r#"{"id":0,"output":true,"apower":8.9,"voltage":237.5,"current":0.091,"aenergy":{"total":6.532,"by_minute":[45.1,47.1]},"temperature":{"tC":53.5,"tF":128.3}}"#,
-        "d: current=0.091A energy_active=6.532W.h power_active=8.9W voltage=237.5V",
+        "d: current=0.091A energy_active=6.532W.h power_active=8.9W voltage=237.5V\nleft: output",
     );
 }
 
@@ -95,6 +95,16 @@ fn envelopes_of_servers_and_clouds() {
     check(
         r#"{"state":{"reported":{"temperature":21.5},"desired":{"temperature":19}},"metadata":{"reported":{"temperature":{"timestamp":1700000000}}}}"#,
         "d: temperature=21.5Cel\nleft: state.desired.temperature",
+    );
+    check(
+        r#"{"fields":{"humidity":44.1},"name":"environment","tags":{"host":"gw1","device":"env-7"},"timestamp":1772352000}"#,
+        "env-7: humidity=44.1%",
+    );
+    // Only Telegraf's tags are about the sender.
+    check(r#"{"tags":{"temperature":21.5},"co2":455}"#, "d: co2=455[ppm]\nleft: tags.temperature");
+    check(
+        r#"{"cmd":"rx","seqno":2,"EUI":"0004A30B","ts":1772352000000,"fcnt":12,"port":2,"freq":868100000,"rssi":-97,"snr":7.2,"toa":61,"dr":"SF7","ack":false,"bat":255,"data":"0167","decoded":{"data":{"temperature":27.2}}}"#,
+        "0004A30B: rssi=-97dB snr=7.2dB temperature=27.2Cel",
     );
 }
 
