@@ -643,6 +643,7 @@ fn source_settings(source: &config::Source, section: &config::Ingest) -> ingest:
         connect_timeout: source.connect_timeout.0,
         backoff_max: source.backoff_max.0,
         packet_bytes_max: u32::try_from(section.payload_bytes_max.saturating_mul(PACKET_FACTOR)).unwrap_or(u32::MAX),
+        sparkplug_host: source.sparkplug_host.clone(),
         subscriptions: source
             .subscriptions
             .iter()

@@ -209,6 +209,10 @@ pub struct Source {
     /// Readings whose time lies further ahead than this are kept, but not believed.
     #[serde(default = "default::skew_max")]
     pub skew_max: DurationText,
+    /// The host ID under which this says that it is there (`spBv1.0/STATE/<host ID>`), for Sparkplug's edge nodes that wait for a
+    /// primary host. Left out: it says nothing.
+    #[schemars(regex(pattern = r"^[^/+#]{1,128}$"))]
+    pub sparkplug_host: Option<String>,
     /// What to subscribe to.
     #[serde(default = "default::subscriptions")]
     #[schemars(length(min = 1, max = 100))]

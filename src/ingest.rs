@@ -10,9 +10,10 @@
 //!   checks the answer.
 //!
 //! The task that polls the client does nothing else: in rumqttc only polling empties the queue that `publish`,
-//! `subscribe` and `ack` await (bytebeamio/rumqtt#263, #1025). It never publishes and never allows topic aliases
+//! `subscribe` and `ack` await (bytebeamio/rumqtt#263, #1025). It never waits to publish and never allows topic aliases
 //! (#1056).
 
+mod host;
 mod listening;
 mod session;
 mod tls;
@@ -74,6 +75,8 @@ pub struct Settings {
     pub backoff_max: Duration,
     /// Largest MQTT packet that the broker may send, in bytes.
     pub packet_bytes_max: u32,
+    /// The name under which edge nodes of Sparkplug wait for it, if they are to be told that it is there.
+    pub sparkplug_host: Option<String>,
     /// What to subscribe to: filter, with its `$share` prefix if any, and whether at QoS 1.
     pub subscriptions: Vec<Subscription>,
 }

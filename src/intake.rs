@@ -117,6 +117,14 @@ struct Progress {
     history: History,
 }
 
+/// A device in a message.
+struct Heard<'a> {
+    device: DeviceIndex,
+    name: &'a str,
+    /// What it says of the humidity, by time: time and value.
+    humidities: Vec<(i64, f64)>,
+}
+
 struct Work<'a> {
     checks: &'a Checks,
     references: Arc<References>,
@@ -193,8 +201,9 @@ impl<'a> Work<'a> {
         let before = (self.step.commit.ordered.len(), self.step.commit.late.len());
         for device in devices {
             let index = self.device(state, message, device);
+            let heard = Heard { device: index, name: device.device.as_str(), humidities: self.humidities(device) };
             for observation in &device.observations {
-                self.observation(state, index, device, observation);
+                self.observation(state, &heard, observation);
             }
         }
         let ordered = self.step.commit.ordered.len() - before.0;
@@ -246,7 +255,8 @@ impl<'a> Work<'a> {
         })
     }
 
-    fn observation(&mut self, state: &crate::state::State, device: DeviceIndex, heard: &DeviceObservations, observation: &Observation) {
+    fn observation(&mut self, state: &crate::state::State, heard: &Heard<'_>, observation: &Observation) {
+        let device = heard.device;
         let known = find_series(state, device, observation.property);
         let series = known.unwrap_or_else(|| match self.new_series.entry((device, observation.property)) {
             Slot::Occupied(slot) => *slot.get(),
@@ -257,7 +267,7 @@ impl<'a> Work<'a> {
                 *slot.insert(index)
             }
         });
-        let humid = self.humid(state, device, heard, observation);
+        let humid = self.humid(state, heard, observation);
         let Progress { mark, history } = self.progress.entry(series).or_insert_with(|| Progress {
             mark: known.map_or_else(Mark::default, |series| state.series_at(series).mark),
             history: self.checks.history(series),
@@ -279,27 +289,40 @@ impl<'a> Work<'a> {
         rows.push(series, time, observation.value, flags.bits(), place, observation.original.as_deref());
     }
 
+    /// What a message says of the humidity, by time: time and value.
+    fn humidities(&self, heard: &DeviceObservations) -> Vec<(i64, f64)> {
+        let told = heard.observations.iter().filter(|told| Some(told.property) == self.checks.humidity() && is_credible(told.flags));
+        let mut told: Vec<(i64, f64)> = told.map(|told| (told.time.micros(), told.value)).collect();
+        told.sort_by_key(|(time, _value)| *time);
+        told
+    }
+
     /// The flag of an observation that humid air spoils: by what its message says of the humidity, or its device said last.
-    fn humid(&self, state: &crate::state::State, device: DeviceIndex, heard: &DeviceObservations, observation: &Observation) -> Flags {
+    fn humid(&self, state: &crate::state::State, heard: &Heard<'_>, observation: &Observation) -> Flags {
         let limit = self.checks.humidity_max(observation.property).zip(self.checks.humidity());
         let Some((humidity_max, humidity)) = limit else { return Flags::empty() };
-        let is_credible = |flags: Flags| flags.difference(Flags::MISPLACED).is_empty();
-        let beside = heard.observations.iter().filter(|beside| beside.property == humidity && is_credible(beside.flags));
-        let series = find_series(state, device, humidity).or_else(|| self.new_series.get(&(device, humidity)).copied());
+        let time = observation.time.micros();
+        let (earlier, later) = heard.humidities.split_at(heard.humidities.partition_point(|(told, _value)| *told < time));
+        let series = find_series(state, heard.device, humidity).or_else(|| self.new_series.get(&(heard.device, humidity)).copied());
         let before = series.and_then(|series| match self.progress.get(&series) {
             Some(progress) => progress.mark.latest,
             None => state.series_at(series).mark.latest,
         });
         let before = before.filter(|latest| is_credible(Flags::from_bits_retain(latest.flags)));
-        let told = beside.map(|beside| (beside.time.micros(), beside.value)).chain(before.map(|latest| (latest.time, latest.value)));
-        let flags = self.checks.judge_humidity(observation.time.micros(), humidity_max, told);
+        let told = earlier.last().into_iter().chain(later.first()).copied().chain(before.map(|latest| (latest.time, latest.value)));
+        let flags = self.checks.judge_humidity(time, humidity_max, told);
         // Looked up last: it is seldom so humid.
         let is_reference = || {
-            let registered = state.registry.find(heard.device.as_str());
+            let registered = state.registry.find(heard.name);
             registered.is_some_and(|registered| registered.document().class == Some(Class::Reference))
         };
         if flags.is_empty() || is_reference() { Flags::empty() } else { flags }
     }
+}
+
+/// Whether a value may be judged by: where it was observed does not matter.
+fn is_credible(flags: Flags) -> bool {
+    flags.difference(Flags::MISPLACED).is_empty()
 }
 
 /// A series that was there before the batch; the device may be one of the batch's own.

@@ -1,5 +1,6 @@
 //! `/v1/aggregates`: what observations of a property amount to, over windows of time.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -13,7 +14,7 @@ use super::filters::{
     DAY, DeviceParams, QualityParams, TimeParams, answers, district_id, filter, local, one_property, quality, quality_word, state_word,
     zone,
 };
-use super::formats::{self, Format, Line, Row};
+use super::formats::{self, Encoder, Format, Line, Row};
 use super::params::{Params, Query};
 use super::problem::{Details, Errors, Problem};
 use super::question::QuestionPermit;
@@ -22,6 +23,9 @@ use crate::model::WindowSize;
 use crate::model::{Flags, PropertyIndex};
 use crate::query::aggregate::{Bucket, GroupBy};
 use crate::query::ask::{AggregateQuestion, AggregateSeries, Aggregates, Filter, SeriesKey};
+
+/// Buckets that are written at a time.
+const PIECE_BUCKETS: usize = 16_384;
 
 pub(super) fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::default().routes(routes!(aggregates))
@@ -267,16 +271,39 @@ async fn aggregates(State(context): State<Arc<Context>>, permit: QuestionPermit,
     let answers = answers(&context);
     let answer = permit.run(answers.aggregates(question.clone())).await?;
     // Up to a million buckets: nothing for a thread that others wait for.
-    let made = tokio::task::spawn_blocking(move || {
-        let zone = &question.zone;
-        if format == Format::Json {
-            let explanation = explain.then(|| explanation(zone, &answer));
-            return formats::json(&AggregatesBody { explanation, ..body(&context, &question, &answer) });
+    if format == Format::Json {
+        let made = tokio::task::spawn_blocking(move || {
+            let explanation = explain.then(|| explanation(&question.zone, &answer));
+            formats::json(&AggregatesBody { explanation, ..body(&context, &question, &answer) })
+        });
+        return made.await.map_err(|panicked| Problem::internal(&panicked));
+    }
+    let (pieces, names) = (pieces(&answer.series), Encoder::new(format).begin::<RowBody>());
+    Ok(formats::made(format, names, pieces, move |piece| {
+        // The right to ask is kept until the end.
+        let _permit = &permit;
+        let (mut encoder, mut edges, mut bytes) = (Encoder::new(format), Edges::new(&question.zone), Vec::new());
+        for series in answer.series.get(piece).unwrap_or_default() {
+            bytes.extend(encoder.rows(&rows(&context, &mut edges, &answer, series)));
         }
-        let mut edges = Edges::new(zone);
-        formats::rows(format, answer.series.iter().map(|series| rows(&context, &mut edges, &answer, series)))
-    });
-    made.await.map_err(|panicked| Problem::internal(&panicked))
+        bytes
+    }))
+}
+
+/// Stretches of series with some [`PIECE_BUCKETS`] each.
+fn pieces(series: &[AggregateSeries]) -> Vec<Range<usize>> {
+    let (mut pieces, mut buckets) = (Vec::new(), 0);
+    for (index, series) in series.iter().enumerate() {
+        match pieces.last_mut() {
+            Some(Range { end, .. }) if buckets < PIECE_BUCKETS => *end = index + 1,
+            _ => {
+                pieces.push(index..index + 1);
+                buckets = 0;
+            }
+        }
+        buckets += series.buckets.len();
+    }
+    pieces
 }
 
 fn question(query: &mut Query, context: &Context) -> AggregateQuestion {

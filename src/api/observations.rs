@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
 use futures::StreamExt as _;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -18,7 +18,7 @@ use super::params::Params;
 use super::problem::{Errors, Problem};
 use super::question::QuestionPermit;
 use super::{Context, Shared};
-use crate::model::{Position, Timestamp};
+use crate::model::{DeviceId, Position, Property, Timestamp};
 use crate::query::ask::{AskError, Direction, Filter, ObservationQuestion, ObservationRow};
 
 pub(super) fn routes() -> OpenApiRouter<Shared> {
@@ -33,17 +33,19 @@ pub(super) struct ObservationBody {
     #[schema(value_type = String, format = DateTime, example = "2026-06-01T08:00:00Z")]
     time: Timestamp,
     /// Whose.
-    #[schema(example = "air-station-001")]
-    device: String,
+    #[schema(value_type = String, example = "air-station-001")]
+    device: DeviceId,
     /// What.
-    #[schema(example = "pm10")]
-    property: String,
+    #[schema(value_type = String, example = "pm10")]
+    #[serde(serialize_with = "id")]
+    property: Arc<Property>,
     /// In `unit`.
     #[schema(example = 31.2)]
     value: f64,
     /// The property's canonical unit, a UCUM code.
-    #[schema(example = "ug/m3")]
-    unit: String,
+    #[schema(value_type = String, example = "ug/m3")]
+    #[serde(serialize_with = "unit")]
+    unit: Arc<Property>,
     /// Of a state property: the word for the code in `value`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "charging")]
@@ -94,15 +96,23 @@ struct ObservationPage {
     next: Option<String>,
 }
 
+fn id<S: Serializer>(property: &Arc<Property>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&property.id)
+}
+
+fn unit<S: Serializer>(property: &Arc<Property>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&property.unit)
+}
+
 impl ObservationBody {
     fn new(context: &Context, row: ObservationRow) -> Self {
         let property = context.catalogue.get(row.property);
         Self {
             time: row.time,
-            device: row.device.to_string(),
-            property: property.id.clone(),
+            device: row.device,
+            property: Arc::clone(property),
             value: row.value,
-            unit: property.unit.clone(),
+            unit: Arc::clone(property),
             state: state_word(property, row.value),
             flags: row.flags.names(),
             district: district_id(context, row.district),
@@ -130,7 +140,7 @@ impl Row for ObservationBody {
     ];
 
     fn cells(&self, line: &mut Line<'_>) {
-        line.time(self.time).text(&self.device).text(&self.property).number(self.value).text(&self.unit);
+        line.time(self.time).text(self.device.as_str()).text(&self.property.id).number(self.value).text(&self.unit.unit);
         line.text_or_empty(self.state.as_deref()).text(&self.flags.join(" ")).text_or_empty(self.district.as_deref());
         line.number(self.at.map(Position::longitude)).number(self.at.map(Position::latitude));
         line.number(self.original.as_ref().map(|original| original.value));

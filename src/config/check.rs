@@ -166,6 +166,9 @@ fn influxdb(config: &Config, report: &mut impl FnMut(&str, &str)) {
 
 fn source_problems(source: &Source) -> Vec<(&'static str, String)> {
     let mut problems = Vec::new();
+    if source.sparkplug_host.as_ref().is_some_and(|host| !(1..=128).contains(&host.len()) || host.contains(['/', '+', '#'])) {
+        problems.push(("sparkplug_host", "must be one level of a topic: 1 to 128 bytes without / + #".to_owned()));
+    }
     let is_tls = match Url::parse(&source.url) {
         Err(error) => {
             problems.push(("url", format!("is no address: {error}")));

@@ -7,8 +7,9 @@
 use std::borrow::Cow;
 
 use csv::{ReaderBuilder, StringRecord};
+use hashbrown::HashMap;
 
-use super::layout::{Layout, name_and_unit};
+use super::layout::{Beside, Layout, name_and_unit};
 use super::{Form, Limits, excerpt, text, too_many, whole};
 use crate::model::{
     Decoded, DeviceId, DeviceKind, Domain, Fault, Message, Position, Reading, Readings, Reason, Timestamp, Value, Vocabulary,
@@ -53,7 +54,8 @@ pub(super) fn decode(form: &Form, message: &Message, limits: &Limits) -> Result<
         return Err(whole(Reason::Shape, "the first line holds numbers: a header, or columns in the layout, are expected".to_owned()));
     }
     let columns = Columns::find(named, &header).map_err(|detail| whole(Reason::Shape, detail))?;
-    let mut table = Table { form, message, limits, layout, header: &header, columns, decoded: Decoded::default(), count: 0 };
+    let mut table =
+        Table { form, message, limits, layout, header: &header, columns, before: HashMap::new(), decoded: Decoded::default(), count: 0 };
     loop {
         let line = reader.position().line();
         match reader.read_record(&mut record) {
@@ -127,6 +129,8 @@ struct Table<'a> {
     layout: &'a Layout,
     header: &'a [String],
     columns: Columns,
+    /// The time of a device's last row.
+    before: HashMap<String, Timestamp>,
     decoded: Decoded<'static>,
     count: usize,
 }
@@ -158,12 +162,14 @@ impl Table<'_> {
             Some(self.message.received)
         } else {
             let parts: Vec<&str> = self.columns.time.iter().map(|column| record.get(*column).unwrap_or_default().trim()).collect();
-            self.layout.instant(&parts.join(" "))
+            let beside = Beside { received: self.message.received, before: self.before.get(device).copied() };
+            self.layout.instant(&parts.join(" "), beside)
         };
         let Some(time) = time else {
             let told: Vec<&str> = self.columns.time.iter().filter_map(|column| record.get(*column)).collect();
             return self.refuse(Reason::InvalidTime, at, format!("{:?} is no time of the layout's form", excerpt(&told.join(" "))));
         };
+        self.before.insert(device.to_owned(), time);
         let coordinate = |column| cell(column).and_then(|cell| number(cell, self.layout.decimal_comma));
         let place = coordinate(self.columns.longitude).zip(coordinate(self.columns.latitude));
         let position = place.and_then(|(longitude, latitude)| Position::new(longitude, latitude).ok());

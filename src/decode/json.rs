@@ -11,7 +11,7 @@ use jiff::tz::TimeZone;
 use serde_json::{Map, Value as Json};
 
 use super::fields::{Fields, number, position, scalar, utc};
-use super::layout::{self, Layout, since_1970};
+use super::layout::{self, Beside, Layout, since_1970};
 use super::{Form, Limits, excerpt, not_json, text, too_many, whole};
 use crate::model::{Decoded, DeviceId, DeviceKind, Fault, Message, Position, Readings, Reason, Timestamp, Vocabulary};
 
@@ -134,7 +134,7 @@ fn laid_out(layout: &Layout, form: &Form, message: &Message, record: &Json, limi
     let told_device = find(&layout.device).and_then(word).or_else(|| names.device.map(str::to_owned)).filter(|device| !device.is_empty());
     let device = told_device.ok_or_else(|| whole(Reason::Name, "neither the record nor the topic names a device".to_owned()))?;
     let told: Vec<String> = layout.time.iter().filter_map(|name| layout::find(record, name).and_then(word)).collect();
-    let time = match layout.instant(&told.join(" ")) {
+    let time = match layout.instant(&told.join(" "), Beside { received: message.received, before: None }) {
         Some(time) => time,
         None if told.is_empty() => message.received,
         None => {

@@ -105,12 +105,13 @@ impl Layout {
     }
 
     /// Reads a time.
-    pub(super) fn instant(&self, text: &str) -> Option<Timestamp> {
+    pub(super) fn instant(&self, text: &str, beside: Beside) -> Option<Timestamp> {
         let text = text.trim();
         let zone = || self.time_zone.as_deref().map_or(Some(TimeZone::UTC), |zone| TimeZone::get(zone).ok());
         let local = |time: civil::DateTime| {
-            let time = zone()?.to_ambiguous_timestamp(time).compatible().ok()?;
-            Timestamp::from_micros(time.as_microsecond()).ok()
+            let told = zone()?.to_ambiguous_timestamp(time);
+            let [first, second] = [told.compatible(), told.later()].map(|time| Timestamp::from_micros(time.ok()?.as_microsecond()).ok());
+            Some(beside.which(first?, second?))
         };
         let Some(form) = self.time_format.as_deref() else {
             let told = text.parse().ok().or_else(|| text.parse::<civil::DateTime>().ok().and_then(local));
@@ -129,6 +130,26 @@ impl Layout {
             Ok(time) => Timestamp::from_micros(time.as_microsecond()).ok(),
             Err(_no_offset) => local(parsed.to_datetime().or_else(|_no_time| parsed.to_date().map(|date| date.at(0, 0, 0, 0))).ok()?),
         }
+    }
+}
+
+/// What helps with an hour that a local clock has twice.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Beside {
+    /// When the message came.
+    pub(super) received: Timestamp,
+    /// The time of the row before.
+    pub(super) before: Option<Timestamp>,
+}
+
+impl Beside {
+    /// Which of the two instants of a local time it is, which are the same for most: the second where the row before lies
+    /// between them or just behind them, or where it has only just been; else the first. The same time again may be the same row again.
+    fn which(self, first: Timestamp, second: Timestamp) -> Timestamp {
+        let apart = second.since(first);
+        let goes_on = self.before.is_some_and(|before| first < before && before.since(first) < 2 * apart);
+        let is_now = second <= self.received && self.received.since(second) < apart;
+        if goes_on || is_now { second } else { first }
     }
 }
 
@@ -205,7 +226,7 @@ mod tests {
         let read = |form: Option<&str>, zone: Option<&str>, text: &str| {
             let layout = Layout { time_format: form.map(str::to_owned), time_zone: zone.map(str::to_owned), ..Layout::default() };
             assert_eq!(layout.problems(), Vec::<String>::new());
-            layout.instant(text).map(|time| time.to_string())
+            layout.instant(text, Beside { received: Timestamp::from_micros(0).unwrap(), before: None }).map(|time| time.to_string())
         };
         let time = |text: &str| Some(text.to_owned());
         assert_eq!(read(None, None, "2026-03-01T08:00:00+01:00"), time("2026-03-01T07:00:00Z"));
@@ -220,6 +241,27 @@ mod tests {
         assert_eq!(read(None, Some("Europe/Rome"), "2026-03-29T02:30"), time("2026-03-29T01:30:00Z"));
         assert_eq!(read(Some("rfc3339"), None, "2026-03-01 08:00"), None);
         assert_eq!(read(Some("%d/%m/%Y"), None, "32/01/2026"), None);
+    }
+
+    #[test]
+    fn the_hour_that_comes_twice_is_told_by_what_is_beside_it() {
+        let layout = Layout { time_zone: Some("Europe/Rome".to_owned()), ..Layout::default() };
+        let time = |text: &str| text.parse::<Timestamp>().unwrap();
+        for (received, before, expected) in [
+            ("2026-11-20T08:00:00Z", None, "2026-10-25T00:30:00Z"),
+            ("2026-11-20T08:00:00Z", Some("2026-10-25T00:30:00Z"), "2026-10-25T00:30:00Z"),
+            ("2026-11-20T08:00:00Z", Some("2026-10-25T00:45:00Z"), "2026-10-25T01:30:00Z"),
+            ("2026-11-20T08:00:00Z", Some("2026-10-25T01:15:00Z"), "2026-10-25T01:30:00Z"),
+            // Rows in no order.
+            ("2026-11-20T08:00:00Z", Some("2026-10-26T08:00:00Z"), "2026-10-25T00:30:00Z"),
+            ("2026-10-25T00:31:00Z", None, "2026-10-25T00:30:00Z"),
+            ("2026-10-25T01:29:00Z", None, "2026-10-25T00:30:00Z"),
+            ("2026-10-25T01:31:00Z", None, "2026-10-25T01:30:00Z"),
+        ] {
+            let beside = Beside { received: time(received), before: before.map(time) };
+            assert_eq!(layout.instant("2026-10-25T02:30", beside), Some(time(expected)), "{received} {before:?}");
+            assert_eq!(layout.instant("2026-10-25T03:30", beside), Some(time("2026-10-25T02:30:00Z")));
+        }
     }
 
     #[test]

@@ -5,12 +5,12 @@
 //! `<group>:<node>` or `<group>:<node>:<device>`; births and deaths say that it is there or not (`connection`).
 //!
 //! A rebirth (`Node Control/Rebirth`) is asked for, at most every [`ASK_EVERY`] and node, where a node's birth is not known, an
-//! alias is not, or a sequence number is missing. The specification lets a host wait a while for a message out of order; here it
-//! is taken at once, since each metric has its own time and its alias does not depend on the order. What cannot be named is kept
-//! with the reason, and can be replayed once the birth is known.
+//! alias is not, or a sequence number is still missing [`REORDERED_WITHIN`] after a later one came, once the node speaks again. What
+//! comes out of order is taken at once, since each metric has its own time and its alias does not depend on the order. What cannot
+//! be named is kept with the reason, and can be replayed once the birth is known.
 //!
 //! Data sets, templates, files, bytes and arrays are refused, metric by metric. `bdSeq` and the metrics below `Node Control` and
-//! `Device Control` are no observations. Not here: the STATE of a primary host, which Conca does not claim to be.
+//! `Device Control` are no observations. Not here: the STATE of a primary host, which is of the session ([`crate::ingest`]).
 
 mod protobuf;
 
@@ -30,6 +30,9 @@ use crate::model::{Decoded, DeviceId, DeviceKind, Fault, Message, Reading, Readi
 
 /// How often a node is asked for its birth at most.
 const ASK_EVERY: Duration = Duration::from_secs(10);
+
+/// How long a message that others overtook may be missing.
+const REORDERED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Nodes whose births are remembered; the one that was born first is forgotten, and asked again when it speaks.
 const NODES_MAX: usize = 10_000;
@@ -64,6 +67,8 @@ struct Node {
     is_born: bool,
     death: Option<u64>,
     sequence: Option<u64>,
+    /// Numbers that were left out, and since when.
+    gap: Option<(Timestamp, HashSet<u64>)>,
     /// By alias: whose metric, and which.
     aliases: HashMap<u64, Known>,
     /// By owner and name.
@@ -147,7 +152,7 @@ pub(super) fn decode(
         return Ok(Decoded::default());
     };
     // Noted before anything can be wrong with the metrics: else the next message would seem to come after a gap.
-    let is_broken = !replayed && address.verb != Verb::Death && !node.follows(address, &payload);
+    let is_broken = !replayed && address.verb != Verb::Death && !node.follows(address, &payload, message.received);
     let mut must_ask = is_broken;
     if address.verb != Verb::Death {
         must_ask |= !node.is_born || address.device.is_some_and(|device| address.verb == Verb::Data && !node.devices.contains(device));
@@ -322,12 +327,22 @@ impl Node {
         by_alias.or_else(by_name).cloned()
     }
 
-    /// Whether a message comes right after the one before; notes its number.
-    fn follows(&mut self, address: Address<'_>, payload: &Payload) -> bool {
-        let is_first = address.verb == Verb::Birth && address.device.is_none();
-        let expected = self.sequence.map(|before| (before + 1) % 256);
-        self.sequence = payload.seq;
-        is_first || expected.is_none() || payload.seq == expected
+    /// Notes a message's number; whether none before it is missing for too long.
+    fn follows(&mut self, address: Address<'_>, payload: &Payload, received: Timestamp) -> bool {
+        let before = std::mem::replace(&mut self.sequence, payload.seq.map(|number| number % 256));
+        let (Some(before), Some(number)) = (before, self.sequence) else { return before.is_none() };
+        if address.verb == Verb::Birth && address.device.is_none() {
+            return true;
+        }
+        if self.gap.as_mut().is_some_and(|(_since, missing)| missing.remove(&number)) {
+            self.sequence = Some(before);
+        } else if number != before {
+            let left_out = (1..256).map(|ahead| (before + ahead) % 256).take_while(|between| *between != number);
+            let (_since, missing) = self.gap.get_or_insert_with(|| (received, HashSet::new()));
+            missing.extend(left_out);
+        }
+        self.gap.take_if(|(_since, missing)| missing.is_empty());
+        self.gap.take_if(|(since, _missing)| received.since(*since) >= REORDERED_WITHIN).is_none()
     }
 }
 

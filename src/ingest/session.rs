@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::host::{Host, Word};
 use super::tls;
 use super::{Acknowledgement, Addressee, Delivery, IngestError, Inlet, Receipt, Refused, Settings, SourceStatus};
 use crate::model::{Clock, Message, Service};
@@ -49,7 +50,9 @@ pub async fn run(
     let unacknowledged_max = inlet.depth().get().1 + HELD_MAX + 65_536;
     let (acknowledgements, to_send) = mpsc::channel(unacknowledged_max);
     let generation = Arc::new(Mutex::new(0));
+    let host = settings.sparkplug_host.as_ref().map(|name| Host::new(name, clock.now()));
     let session = Session {
+        host,
         backoff: Duration::ZERO,
         read_at: Instant::now(),
         clock,
@@ -111,6 +114,8 @@ async fn send_acknowledgements(client: AsyncClient, generation: Arc<Mutex<u64>>,
 
 struct Session {
     settings: Settings,
+    /// Under which edge nodes wait for it.
+    host: Option<Host>,
     status: Arc<SourceStatus>,
     clock: Arc<dyn Clock>,
     client: AsyncClient,
@@ -136,7 +141,7 @@ enum Broken {
     Connection(#[from] Box<ConnectionError>),
     #[error("the broker refused the subscription to {filter:?}: {reason}")]
     Refused { filter: String, reason: String },
-    #[error("cannot ask for subscriptions: {0}")]
+    #[error("cannot send a request: {0}")]
     Request(String),
 }
 
@@ -163,6 +168,9 @@ impl Session {
 
     /// One connection's life. Ends well only when nobody takes messages any more.
     async fn connection(&mut self) -> Result<(), Broken> {
+        if let Some(host) = &mut self.host {
+            self.eventloop.options.set_last_will(host.connecting(self.clock.now()));
+        }
         loop {
             if !self.held.is_empty() && !self.make_room().await? {
                 return Ok(());
@@ -187,7 +195,7 @@ impl Session {
                 self.subscribe()?;
             }
             Event::Incoming(Packet::SubAck(suback)) => self.subscribed(&suback)?,
-            Event::Incoming(Packet::Publish(publish)) => return Ok(self.publish(publish)),
+            Event::Incoming(Packet::Publish(publish)) if !self.own(&publish)? => return Ok(self.publish(publish)),
             Event::Incoming(Packet::Disconnect(disconnect)) => {
                 tracing::warn!(source = %self.status.name, reason = ?disconnect.reason_code, "the broker ends the connection");
             }
@@ -211,6 +219,9 @@ impl Session {
                 nolocal: !filter.starts_with("$share/"),
                 ..Filter::new(filter, qos)
             });
+        // At QoS 0, which tells it from what a subscription to all topics brings.
+        let own = self.host.iter().map(|host| Filter { nolocal: true, ..Filter::new(host.topic(), QoS::AtMostOnce) });
+        let filters = filters.chain(own);
         self.client.try_subscribe_many(filters).map_err(|error| Broken::Request(error.to_string()))
     }
 
@@ -228,14 +239,30 @@ impl Session {
         self.backoff = Duration::ZERO;
         self.status.set_ready(self.clock.now());
         tracing::info!(source = %self.status.name, "subscribed");
-        Ok(())
+        self.say(Word::Online)
+    }
+
+    /// Tells edge nodes whether their host is there.
+    fn say(&self, word: Word) -> Result<(), Broken> {
+        let Some(host) = &self.host else { return Ok(()) };
+        let said = self.client.try_publish(host.topic(), QoS::AtLeastOnce, true, host.says(word, self.clock.now()));
+        said.map_err(|error| Broken::Request(error.to_string()))
+    }
+
+    /// Takes what is about this session itself: the broker's statistics, and its own state as a host.
+    fn own(&self, publish: &Publish) -> Result<bool, Broken> {
+        if publish.topic.starts_with(b"$SYS/") {
+            self.broker_statistics(publish);
+            return Ok(true);
+        }
+        let Some(host) = &self.host else { return Ok(false) };
+        if host.is_denied_by(publish) && self.status.is_ready() {
+            self.say(Word::Online)?;
+        }
+        Ok(host.is_meant_by(publish) && publish.qos == QoS::AtMostOnce)
     }
 
     fn publish(&mut self, publish: Publish) -> bool {
-        if publish.topic.starts_with(b"$SYS/") {
-            self.broker_statistics(&publish);
-            return true;
-        }
         self.status.received.fetch_add(1, Ordering::Relaxed);
         let delivery = self.delivery(publish);
         self.status.heard.store(delivery.message.received.micros(), Ordering::Relaxed);
@@ -368,6 +395,9 @@ impl Session {
         self.inlet = None;
         self.held.clear();
         if self.status.is_ready() && self.poll_until(settled.cancelled()).await.is_ok() {
+            if let Err(error) = self.say(Word::Offline) {
+                tracing::warn!(source = %self.status.name, %error, "edge nodes are not told that their host goes");
+            }
             let (client, acknowledgements) = (self.client.clone(), self.acknowledgements.clone());
             let last = async {
                 // All that was settled is in the queue by now: let it out before the goodbye.

@@ -4,14 +4,18 @@
 //! |---|---|
 //! | `login` | who connects, and how their statements are cancelled |
 //! | `session` | statements: simple and prepared, `SET`, `SHOW`, transactions |
+//! | `copy` | `COPY … TO STDOUT` |
+//! | `cursor` | cursors that are declared in SQL |
 //!
 //! - A user is the name of a token of the interface with the role read or more, and the token the password, in clear text: where a
 //!   certificate is configured, only over TLS. Without tokens, which the configuration allows on loopback only, everybody is let in.
 //! - Every statement sees what there is when it begins, also inside a transaction: there is nothing to write, so `BEGIN` and `COMMIT` are
 //!   acknowledged and change nothing.
 //! - A statement ends with its time, a cancel request, or its client's connection.
-//! - Left out: cursors that are declared in SQL, `COPY`, `LISTEN`.
+//! - Left out: `COPY … FROM`, `LISTEN`.
 
+mod copy;
+mod cursor;
 mod login;
 mod session;
 

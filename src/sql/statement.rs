@@ -1,5 +1,6 @@
 //! One statement: what it may be, and its plan.
 
+use std::ops::ControlFlow;
 use std::sync::LazyLock;
 
 use datafusion_postgres::datafusion_pg_catalog::sql::PostgresCompatibilityParser;
@@ -11,7 +12,7 @@ use deltalake::datafusion::execution::session_state::SessionState;
 use deltalake::datafusion::logical_expr::{Expr, LogicalPlan};
 use deltalake::datafusion::scalar::ScalarValue;
 use deltalake::datafusion::sql::parser::Statement as Parsed;
-use deltalake::datafusion::sql::sqlparser::ast::Statement as Tree;
+use deltalake::datafusion::sql::sqlparser::ast::{Expr as Term, Statement as Tree, Value, visit_expressions_mut};
 use deltalake::datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use deltalake::datafusion::sql::sqlparser::parser::Parser;
 
@@ -94,11 +95,32 @@ static PARSER: LazyLock<PostgresCompatibilityParser> = LazyLock::new(PostgresCom
 pub(super) fn split(sql: &str) -> Result<Vec<Tree>, SqlError> {
     // Clients that look about in PostgreSQL's catalogue ask what cannot be planned, and get what can; but the places of faults are lost.
     let trees = if sql.to_ascii_lowercase().contains("pg_") {
-        PARSER.parse(sql)
+        PARSER.parse(sql).map(|trees| trees.into_iter().map(with_named_functions).collect())
     } else {
         Parser::parse_sql(&PostgreSqlDialect {}, sql).map(|trees| trees.into_iter().map(|tree| PARSER.rewrite(tree)).collect())
     };
     trees.map_err(|error| SqlError::of(DataFusionError::SQL(Box::new(error), None), sql))
+}
+
+/// Functions of types are numbers in PostgreSQL's catalogue, and names in the engine's: `typreceive != 0`, as ADBC asks, is `!= '-'` there.
+fn with_named_functions(mut tree: Tree) -> Tree {
+    const FUNCTIONS: [&str; 5] = ["typinput", "typoutput", "typreceive", "typsend", "typanalyze"];
+    let is_function = |term: &Term| match term {
+        Term::Identifier(name) => FUNCTIONS.contains(&name.value.as_str()),
+        Term::CompoundIdentifier(names) => names.last().is_some_and(|name| FUNCTIONS.contains(&name.value.as_str())),
+        _ => false,
+    };
+    let _whole: ControlFlow<()> = visit_expressions_mut(&mut tree, |term| {
+        if let Term::BinaryOp { left, right, .. } = term
+            && is_function(left)
+            && let Term::Value(value) = right.as_mut()
+            && matches!(&value.value, Value::Number(digits, _is_long) if digits == "0")
+        {
+            value.value = Value::SingleQuotedString("-".to_owned());
+        }
+        ControlFlow::Continue(())
+    });
+    tree
 }
 
 /// The one statement of a text.

@@ -28,7 +28,7 @@ fn messages() -> Vec<(Decoder, &'static str, Vec<u8>)> {
         text(
             Decoder::V1,
             "conca/v1/environment/air-station/a-1",
-            r#"{"time":1772352000000,"position":[13.3612,38.1157],"readings":{"pm10":31.2,"pm2_5":18.4,"no2":40.1,"temperature":21.5,"humidity":50.5}}"#,
+            r#"{"time":1772352000000,"position":{"lon":13.3612,"lat":38.1157},"readings":{"pm10":31.2,"pm2_5":18.4,"no2":40.1,"temperature":21.5,"humidity":50.5}}"#,
         ),
         text(
             Decoder::Ttn,
@@ -121,6 +121,7 @@ pub(crate) fn families() -> anyhow::Result<()> {
                     let decoded =
                         decode(&form, &message, &limits, &mut memory).map_err(|fault| anyhow::anyhow!("{}: {fault}", decoder.as_str()))?;
                     readings = decoded.devices.iter().map(|device| device.readings.len()).sum();
+                    anyhow::ensure!(readings > 0, "{}: no reading of {decoded:?}", decoder.as_str());
                     if with_mapping {
                         let mut unmapped = Vec::new();
                         for device in decoded.devices {

@@ -5,6 +5,7 @@
 //! is in `CONCA_BENCH_DEVICES`, `CONCA_BENCH_DAYS` (a value a minute) and `CONCA_BENCH_EARLIER_DAYS` (one an hour).
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -23,6 +24,8 @@ use crate::questions::{self, Stretches};
 use crate::{pipeline, say};
 
 const PROPERTIES: [&str; 5] = ["pm10", "pm2_5", "no2", "temperature", "humidity"];
+/// Late values and days that are over do not wait long.
+const LAKE: &str = "[lake]\nmaintain_every = \"5s\"\nmerge_every = \"5s\"\n";
 /// InfluxDB advises 5,000 lines a request; larger ones are not quicker.
 const LINES: usize = 5_000;
 /// Half of the messages a second that `throughput` shows.
@@ -107,12 +110,15 @@ pub(crate) async fn compare() -> anyhow::Result<()> {
     let city = City::new(Size::asked()?)?;
     let folder = tempfile::tempdir()?;
     let client = reqwest::Client::new();
-    let mosquitto = Mosquitto::start(&folder.path().join("broker"), "max_queued_messages 0\nautosave_interval 0")?;
-    let conca = Conca::start(folder.path(), mosquitto.port, "[lake]\nmaintain_every = \"5s\"\n")?;
+    let mosquitto = Mosquitto::start(&folder.path().join("broker"), pipeline::CONFIGURED)?;
+    let conca = Conca::start(folder.path(), mosquitto.port, LAKE)?;
     pipeline::ready(&conca, &client).await?;
     let Size { devices, days, earlier_days } = city.size;
     say(&format!("## History of {devices} devices: {days} days of a value a minute after {earlier_days} days of a value an hour\n"))?;
     let values = load_conca(&city, &mosquitto, &conca, &client).await?;
+    conca.process.stop()?;
+    let conca = start_again(folder.path(), &mosquitto, &client).await?;
+    maintain(&city, &mosquitto, &conca, &client).await?;
     let influxdb = InfluxDb::start(&folder.path().join("influxdb")).await?;
     match &influxdb {
         Some(influxdb) => load_influxdb(&city, values, influxdb).await?,
@@ -146,24 +152,65 @@ pub(crate) async fn compare() -> anyhow::Result<()> {
         ))?;
     }
     conca.process.stop()?;
+    influxdb.map_or(Ok(()), |influxdb| influxdb.process.stop())?;
+    mosquitto.process.stop()
+}
+
+/// Starts with all that history: how long until it answers, and what it needs by then.
+async fn start_again(folder: &Path, mosquitto: &Mosquitto, client: &reqwest::Client) -> anyhow::Result<Conca> {
     let started = Instant::now();
-    let conca = Conca::start(folder.path(), mosquitto.port, "")?;
-    conca.ask(&client, "/v1/latest?property=pm10").await?;
+    let conca = Conca::start(folder, mosquitto.port, LAKE)?;
+    conca.ask(client, "/v1/latest?property=pm10").await?;
     say(&format!(
         "Started again, the first answer came after {:.2} s; {} MiB.\n",
         started.elapsed().as_secs_f64(),
         conca.process.memory_peak_mib()
     ))?;
-    conca.process.stop()?;
-    influxdb.map_or(Ok(()), |influxdb| influxdb.process.stop())?;
-    mosquitto.process.stop()
+    Ok(conca)
+}
+
+/// Corrects a value of every property on every day of the month, so that each day's table and rollups are made anew: what that takes.
+async fn maintain(city: &City, mosquitto: &Mosquitto, conca: &Conca, client: &reqwest::Client) -> anyhow::Result<()> {
+    pipeline::ready(conca, client).await?;
+    let started = Instant::now();
+    let mut publisher = Publisher::connect(&broker(mosquitto), "conca-bench-corrections", 256).await?;
+    let stations = city.stations()?;
+    let station = stations.first().context("a station")?;
+    for day in 0..city.size.days {
+        let time = city.month() + Duration::from_hours(24 * day + 12);
+        let mut sample = city.fleet.sample(station, time).context("it observes at noon")?;
+        sample.values.retain(|(property, _value)| PROPERTIES.contains(&property.id.as_str()));
+        for (_property, value) in &mut sample.values {
+            *value += 1.0;
+        }
+        publisher.publish(&station.topic, payload::array(station, &[sample])).await?;
+    }
+    publisher.close(Duration::from_mins(1)).await?;
+    let mut corrected = 0.0;
+    pipeline::until(Duration::from_hours(1), "not everything is made anew", async || {
+        let (status, _elapsed) = conca.ask(client, "/status").await?;
+        let status: serde_json::Value = serde_json::from_str(&status)?;
+        let figure = |path: &str| status.pointer(path).and_then(serde_json::Value::as_f64).with_context(|| format!("no {path}"));
+        corrected = figure("/ledger/total/corrected")?;
+        Ok(corrected > 0.0 && figure("/ledger/total/pending")? < 1.0 && figure("/lake/rollups/touched")? < 1.0)
+    })
+    .await?;
+    say(&format!(
+        "{corrected} corrections on {} days: merged, and all their rollups made anew, after {:.0} s; peak memory {} MiB.\n",
+        city.size.days,
+        started.elapsed().as_secs_f64(),
+        conca.process.memory_peak_mib()
+    ))
+}
+
+fn broker(mosquitto: &Mosquitto) -> Broker {
+    Broker { host: "127.0.0.1".to_owned(), port: mosquitto.port, credentials: None, connect_timeout: Duration::from_secs(10) }
 }
 
 /// Publishes it all as fast as it is acknowledged, and waits until it is compacted and rolled up; the number of values.
 async fn load_conca(city: &City, mosquitto: &Mosquitto, conca: &Conca, client: &reqwest::Client) -> anyhow::Result<u64> {
-    let broker = Broker { host: "127.0.0.1".to_owned(), port: mosquitto.port, credentials: None, connect_timeout: Duration::from_secs(10) };
     let started = Instant::now();
-    let mut publisher = Publisher::connect(&broker, "conca-bench-history", 256).await?;
+    let mut publisher = Publisher::connect(&broker(mosquitto), "conca-bench-history", 256).await?;
     let values = city.tell(async |station, samples| publisher.publish(&station.topic, payload::array(station, samples)).await).await?;
     let counts = publisher.close(Duration::from_mins(10)).await?;
     anyhow::ensure!(counts.outstanding() == 0, "{} messages are not acknowledged", counts.outstanding());
@@ -171,8 +218,7 @@ async fn load_conca(city: &City, mosquitto: &Mosquitto, conca: &Conca, client: &
         Ok(conca.metric(client, "conca_observations_total", "").await? >= values as f64)
     })
     .await?;
-    let (loaded, loading_mib) = (started.elapsed(), conca.process.memory_peak_mib());
-    conca.process.forget_memory_peak()?;
+    let loaded = started.elapsed();
     let stored = async || -> anyhow::Result<(f64, f64)> {
         Ok((conca.metric(client, "conca_lake_rows", "").await?, conca.metric(client, "conca_lake_files", "").await?))
     };
@@ -193,10 +239,10 @@ async fn load_conca(city: &City, mosquitto: &Mosquitto, conca: &Conca, client: &
             files = (now, Instant::now());
         }
     }
-    let bytes = conca.metric(client, "conca_lake_bytes", "").await?;
+    let (bytes, loading_mib) = (conca.metric(client, "conca_lake_bytes", "").await?, conca.process.memory_peak_mib());
     let count = values as f64;
     say(&format!(
-        "Conca: {values} values loaded in {:.0} s ({:.0} values/s), {:.2} bytes a value in {:.0} files; all rolled up {:.0} s later, {:.2} bytes a value more ({} rows); peak memory {loading_mib} MiB while loading, {} MiB in maintenance afterwards.\n",
+        "Conca: {values} values loaded in {:.0} s ({:.0} values/s), {:.2} bytes a value in {:.0} files; all rolled up {:.0} s later, {:.2} bytes a value more ({} rows); peak memory {loading_mib} MiB.\n",
         loaded.as_secs_f64(),
         count / loaded.as_secs_f64(),
         bytes / count,
@@ -204,7 +250,6 @@ async fn load_conca(city: &City, mosquitto: &Mosquitto, conca: &Conca, client: &
         rolled_up.saturating_sub(loaded).as_secs_f64(),
         rollups("bytes").await? / count,
         rollups("rows").await?,
-        conca.process.memory_peak_mib(),
     ))?;
     Ok(values)
 }

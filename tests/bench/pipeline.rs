@@ -11,7 +11,7 @@ use crate::process::{Conca, Mosquitto};
 use crate::{quantile, say};
 
 /// As the README says that a broker should be configured.
-const CONFIGURED: &str = "autosave_interval 30\nmax_queued_messages 0\nmax_inflight_messages 0\nset_tcp_nodelay true";
+pub(crate) const CONFIGURED: &str = "autosave_interval 30\nmax_queued_messages 0\nmax_inflight_messages 0\nset_tcp_nodelay true";
 
 /// Messages of one run.
 const MESSAGES: u64 = 600_000;

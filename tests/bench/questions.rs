@@ -12,8 +12,10 @@ use crate::{quantile, say};
 const TIMES_MAX: usize = 100;
 /// ... at least so often, ...
 const TIMES_MIN: usize = 5;
-/// ... and no longer than this.
+/// ... and no longer than this, ...
 const LONG: Duration = Duration::from_secs(12);
+/// ... or this, however seldom.
+const VERY_LONG: Duration = Duration::from_mins(3);
 
 /// A question to both.
 pub(crate) struct Question {
@@ -114,7 +116,10 @@ struct Asked {
 impl Asked {
     async fn again(mut ask: impl AsyncFnMut() -> anyhow::Result<(String, Duration)>) -> anyhow::Result<Self> {
         let (started, mut asked) = (Instant::now(), Self { times: Vec::new(), bytes: 0 });
-        while asked.times.len() < TIMES_MIN || (asked.times.len() < TIMES_MAX && started.elapsed() < LONG) {
+        let is_enough = |times: usize, elapsed: Duration| {
+            times >= TIMES_MAX || (times >= TIMES_MIN && elapsed >= LONG) || (times > 0 && elapsed >= VERY_LONG)
+        };
+        while !is_enough(asked.times.len(), started.elapsed()) {
             let (body, elapsed) = ask().await?;
             asked.bytes = body.len();
             asked.times.push(elapsed.as_secs_f64() * 1e3);

@@ -1,8 +1,7 @@
-//! Kills at any moment of everything that is done to what is kept: flush, merge, compaction, rollups, vacuum, backup. Nothing that was
-//! acknowledged is lost, nothing is counted twice, and rollups say what rows say.
+//! Kills at any moment of everything that is done to what is kept: flush, merge, compaction, rollups, retention, vacuum, backup. Nothing
+//! that was acknowledged is lost, nothing is counted twice, rollups say what rows say, and only what is past its time goes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -13,20 +12,20 @@ use serde_json::{Value, json};
 use crate::keep::{doctor, restore};
 use crate::support::{Conca, Identity, Setup, Store, conca_command, wait_until};
 
-/// Cities side by side.
-const CITIES: u64 = 2;
-
 /// Kills of the service of one city, and of backups of it.
 const KILLS: (usize, usize) = (80, 25);
 
-/// What the lake does: a kill is aimed at what was hit least.
-const WORK: [&str; 5] = ["Flush", "Merge", "Compact", "RollUp", "Vacuum"];
+/// What the lake does: a kill is aimed at what was hit least. The last only where something is past its time.
+const WORK: [&str; 6] = ["Flush", "Merge", "Compact", "RollUp", "Vacuum", "Retain"];
 
 const DEVICES: [(&str, (f64, f64)); 4] =
     [("a", (13.361, 38.116)), ("b", (13.40, 38.09)), ("c", (13.361, 38.116)), ("outside", (13.36, 38.30))];
 
 /// A gauge, levels, a direction, a counter, a number.
 const PROPERTIES: [&str; 5] = ["pm10", "noise", "wind_direction", "energy_active", "vehicle_count"];
+
+/// Told too in the city that forgets: of its days that are over nothing stays.
+const FORGOTTEN: &str = "people_count";
 
 /// What was acknowledged.
 type Known = BTreeMap<Identity, f64>;
@@ -43,17 +42,22 @@ struct City {
     is_over: AtomicBool,
     is_silent: AtomicBool,
     target: tempfile::TempDir,
+    /// Whether security is kept for a shorter time.
+    forgets: bool,
 }
 
 /// How many kills fell into what.
 type Kills = BTreeMap<String, usize>;
 
 impl City {
-    fn new() -> Self {
+    fn new(forgets: bool) -> Self {
         let setup = Setup::new().environment("CONCA_LOG", "warn,conca=info,conca::store::keeper=debug");
         let setup = setup.set("lake.flush_after", "100ms").set("lake.merge_every", "700ms").set("lake.maintain_every", "200ms");
         let setup = setup.set("query.timeout", "500ms").set("sql.timeout", "500ms").set("lake.vacuum_after", "1s");
+        let kept = toml::Table::from_iter([("security".to_owned(), "30d".into())]);
+        let setup = if forgets { setup.set("lake.kept_of", kept) } else { setup };
         Self {
+            forgets,
             setup,
             origin: Mutex::default(),
             known: Mutex::default(),
@@ -119,7 +123,7 @@ impl City {
                 0 => jiff::Timestamp::now().as_millisecond() * 1_000,
                 _ => start + random.i64(0..119 * 3_600) * 1_000_000,
             };
-            for property in PROPERTIES {
+            for property in PROPERTIES.into_iter().chain(self.forgets.then_some(FORGOTTEN)) {
                 new.insert((device.to_owned(), property.to_owned(), time), f64::from(random.u16(..360)));
             }
         }
@@ -137,7 +141,8 @@ impl City {
         for kill in 0..KILLS.0 {
             let conca = self.setup.start_unready();
             *self.origin.lock() = Some(conca.origin());
-            let rarest = WORK.into_iter().min_by_key(|work| kills.lock().get(*work).copied());
+            let work = if self.forgets { WORK.as_slice() } else { &WORK[..5] };
+            let rarest = work.iter().min_by_key(|work| kills.lock().get(**work).copied()).copied();
             let deadline = Instant::now() + Duration::from_millis(2_500);
             while Instant::now() < deadline && phase(&conca.log()) != rarest {
                 std::thread::sleep(Duration::from_millis(1));
@@ -268,7 +273,7 @@ fn compare(one: &Value, other: &Value, what: &str) -> usize {
 fn two_hundred_kills_lose_nothing_and_double_nothing() {
     let kills = Mutex::new(Kills::new());
     let started = Instant::now();
-    let cities: Vec<City> = (0..CITIES).map(|_city| City::new()).collect();
+    let cities = [City::new(false), City::new(true)];
     std::thread::scope(|scope| {
         for (city, seed) in cities.iter().zip(1..) {
             let kills = &kills;
@@ -311,12 +316,14 @@ fn check_city(city: &City) {
         let (_code, status) = conca.get_json("/status");
         let touched = status["lake"]["rollups"]["touched"].as_u64().unwrap_or(u64::MAX);
         let log = &status["log"];
-        status["ledger"]["total"]["pending"] == 0 && log["rows_ordered"] == 0 && touched <= PROPERTIES.len() as u64
+        status["ledger"]["total"]["pending"] == 0 && log["rows_ordered"] == 0 && touched <= PROPERTIES.len() as u64 + 1
     });
+    let past = format!("/v1/observations?property={FORGOTTEN}&quality=any&from=2026-03-26T23:00:00Z&to=2026-03-31T22:00:00Z");
+    wait_until("what is past its time is gone", || conca.get_json(&past).1["observations"] == json!([]));
     let compared = check_answers(&conca);
     conca.stop();
     assert_eq!(doctor(&city.setup), []);
-    check_stored(&city.setup.data(), &known);
+    check_stored(city, &known);
     let (backed_up, backups) = &*city.backed_up.lock();
     eprintln!("{} values stored, {compared} buckets answered from rollups and from rows, {backups} backups", known.len());
     let restored = Setup::new();
@@ -324,17 +331,26 @@ fn check_city(city: &City) {
     assert!(is_ok, "{text}");
     assert_eq!(doctor(&restored), []);
     let rows: BTreeSet<Identity> = Store::open(&restored.data()).rows().into_keys().collect();
+    let backed_up: BTreeSet<Identity> = backed_up.iter().filter(|identity| !is_past(identity)).cloned().collect();
     assert!(backed_up.is_subset(&rows), "{} of {} are in the backup", backed_up.intersection(&rows).count(), backed_up.len());
 }
 
+/// Whether what was observed is past its time, in the city that forgets.
+fn is_past((_device, property, time): &Identity) -> bool {
+    property == FORGOTTEN && *time < "2026-04-01T00:00:00Z".parse::<jiff::Timestamp>().unwrap().as_microsecond()
+}
+
 /// What was acknowledged is there once, with the last value that was told, and the ledger says so.
-fn check_stored(data: &Path, known: &Known) {
-    let store = Store::open(data);
+fn check_stored(city: &City, known: &Known) {
+    let store = Store::open(&city.setup.data());
     let rows = store.rows();
-    let missing: Vec<_> = known.iter().filter(|(identity, value)| rows.get(*identity) != Some(value)).take(5).collect();
-    let strange: Vec<_> = rows.keys().filter(|identity| !known.contains_key(*identity)).take(5).collect();
+    let kept = known.iter().filter(|(identity, _value)| !is_past(identity));
+    let missing: Vec<_> = kept.filter(|(identity, value)| rows.get(*identity) != Some(value)).take(5).collect();
+    let strange: Vec<_> = rows.keys().filter(|identity| !known.contains_key(*identity) || is_past(identity)).take(5).collect();
     assert!(missing.is_empty() && strange.is_empty(), "missing: {missing:?}, strange: {strange:?}");
     let counts = store.ledger();
-    assert_eq!((counts.stored, counts.pending), (i64::try_from(known.len()).unwrap(), 0), "{counts:?}");
+    let known = i64::try_from(known.len()).unwrap();
+    // What is told again once it is forgotten is new.
+    assert!(counts.pending == 0 && (counts.stored == known || (city.forgets && counts.stored > known)), "{known}: {counts:?}");
     assert!(counts.corrected > 0 && counts.duplicate > 0, "{counts:?}");
 }

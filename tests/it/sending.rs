@@ -231,6 +231,53 @@ fn an_edge_node_is_asked_for_its_birth_and_understood_after_it() {
 }
 
 #[test]
+fn edge_nodes_are_told_that_their_host_is_there() {
+    let broker = Broker::start();
+    let subscription = json!({ "topic": "spBv1.0/#", "decoder": "sparkplug-b" });
+    let setup = Setup::of(&broker)
+        .source("subscriptions", toml::Value::try_from([subscription]).unwrap())
+        .source("sparkplug_host", "conca palermo");
+    let topic = "spBv1.0/STATE/conca palermo";
+    let mut node = Publisher::connect(broker.address());
+    node.subscribe("spBv1.0/STATE/+");
+    let heard = |node: &mut Publisher| {
+        let (of, payload) = node.receive();
+        let state: serde_json::Value = serde_json::from_slice(&payload).unwrap();
+        assert_eq!((of.as_str(), state.as_object().unwrap().len()), (topic, 2));
+        (state["online"].as_bool().unwrap(), state["timestamp"].as_i64().unwrap())
+    };
+    let conca = setup.start();
+    let (is_online, connected) = heard(&mut node);
+    assert!(is_online && (now_millis() - connected).abs() < 60_000, "{connected}");
+    // What a node hears that comes later is kept by the broker.
+    let mut late = Publisher::connect(broker.address());
+    late.subscribe(topic);
+    assert_eq!(heard(&mut late), (true, connected));
+    // Somebody says that it is away, as the will of a broken connection may.
+    let denial = json!({ "online": false, "timestamp": now_millis() });
+    Publisher::connect(broker.address()).send(&[Outgoing::new(topic, denial.to_string()).retained()]);
+    assert!(!heard(&mut node).0);
+    assert_eq!(heard(&mut node), (true, connected));
+    // A goodbye, with its own time. Before it, each copy of the denial that the broker forwarded was answered.
+    conca.stop();
+    let left = loop {
+        match heard(&mut node) {
+            (true, time) => assert_eq!(time, connected),
+            (false, time) => break time,
+        }
+    };
+    assert!(left >= connected, "{left}");
+    // The next connection has another time; without a goodbye it is the broker that says so.
+    let conca = setup.start();
+    let (is_online, again) = heard(&mut node);
+    assert!(is_online && again > connected, "{again}");
+    conca.kill();
+    assert_eq!(heard(&mut node), (false, again));
+    let counts = setup.looks().ledger();
+    assert_eq!((counts.received - counts.accepted, counts.readings), (0, 0), "{counts:?}");
+}
+
+#[test]
 fn a_context_broker_notifies_and_its_entities_are_observations() {
     let setup = Setup::new();
     let conca = setup.start_unready();

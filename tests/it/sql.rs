@@ -99,6 +99,20 @@ fn psql_finds_its_way_and_gets_the_interfaces_numbers() {
     let several =
         psql(&format!("postgresql://analyst@{}/conca", conca.postgres()), &["-c", "BEGIN; SELECT 1 AS one; SELECT 2 AS two; COMMIT"]);
     assert_eq!(String::from_utf8(several.stdout).unwrap(), "BEGIN\none\n1\ntwo\n2\nCOMMIT\n");
+    let columns = "(SELECT device, value, NULL AS nothing FROM observation WHERE property = 'pm10' ORDER BY time, device LIMIT 2)";
+    for (copy, expected) in [
+        (format!("COPY {columns} TO STDOUT"), "station-1\t0\t\\N\nstation-2\t7.3\t\\N\n"),
+        (format!("COPY {columns} TO STDOUT (FORMAT csv, HEADER, DELIMITER ';')"), "device;value;nothing\nstation-1;0;\nstation-2;7.3;\n"),
+        (format!("\\copy {columns} to stdout csv header"), "device,value,nothing\nstation-1,0,\nstation-2,7.3,\n"),
+        ("COPY property (property) TO STDOUT CSV".to_owned(), "pm10\n"),
+    ] {
+        let copied = ask(&conca, &copy);
+        assert!(copied == expected || (expected == "pm10\n" && copied.contains(expected)), "{copy}: {copied}");
+    }
+    let fetched = "BEGIN; DECLARE two CURSOR FOR SELECT a.value FROM generate_series(1, 5) a ORDER BY 1; FETCH 2 FROM two; \
+                   FETCH FORWARD ALL FROM two; CLOSE two; COMMIT";
+    let fetched = psql(&format!("postgresql://analyst@{}/conca", conca.postgres()), &["-c", fetched]);
+    assert_eq!(String::from_utf8(fetched.stdout).unwrap(), "BEGIN\nDECLARE CURSOR\nvalue\n1\n2\nvalue\n3\n4\n5\nCLOSE CURSOR\nCOMMIT\n");
     let rome = ask(&conca, "SET TIME ZONE 'Europe/Rome'; SELECT max(time) AS newest FROM observation");
     assert!(rome.contains("2026-03-29"), "{rome}");
     for (statement, code) in [
@@ -108,7 +122,11 @@ fn psql_finds_its_way_and_gets_the_interfaces_numbers() {
         ("DROP TABLE observation", "25006"),
         ("INSERT INTO observation VALUES ('a')", "25006"),
         ("COPY observation TO '/tmp/observation.csv'", "25006"),
-        ("COPY observation TO STDOUT", "25006"),
+        ("COPY observation FROM STDIN", "25006"),
+        ("COPY observation TO STDOUT (FORMAT parquet)", "22023"),
+        ("COPY observation TO STDOUT (FORCE_QUOTE (device))", "0A000"),
+        ("DECLARE back SCROLL CURSOR FOR SELECT 1", "0A000"),
+        ("FETCH 1 FROM nobody", "34000"),
         ("CREATE EXTENSION dblink", "25006"),
         ("SELECT * FROM '/etc/passwd'", "42P01"),
         ("SELECT repeat('x', 2000000000)", "42000"),
@@ -143,11 +161,47 @@ fn a_driver_prepares_types_and_cancels() {
             "counts": [360, 360, 0],
             "binary": ["2026-03-29T00:00:00+00:00", 0.0, true, "pa-c1", 13.36],
             "values": [1.75, "l'Aquila; --", null],
+            "named": [["time", "value"], [50, 50, 80]],
+            "named binary": 7.3,
+            "closed": "34000",
+            "copied": [
+                ["2026-03-29T00:00:00+00:00", "station-1", 0.0, "pa-c1"],
+                ["2026-03-29T00:00:00+00:00", "station-1", 10.0, "pa-c1"],
+                ["2026-03-29T00:00:00+00:00", "station-2", 7.3, "pa-c1"],
+            ],
+            "copied alike": true,
+            "copied nothing": [],
+            "copy broke off": "42000",
             "many": [[20_000, 19_999, 19_998], 20_000],
             "errors": { "syntax": "42601", "table": "42P01", "column": "42703", "change": "25006", "after an error": null },
             "cancelled": ["57014", true],
             "timeout": "57014",
             "after": 1,
+        })
+    );
+    conca.stop();
+}
+
+#[test]
+fn a_program_for_tables_gets_arrow() {
+    let broker = Broker::start();
+    let setup = listening(Setup::of(&broker));
+    let conca = loaded(&setup, &broker);
+    let output = python("adbc_client.py").arg(format!("postgresql://analyst@{}/conca", conca.postgres())).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut seen: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let sum = seen.as_object_mut().unwrap().remove("sum").and_then(|sum| sum.as_f64()).unwrap();
+    assert!((sum - (180.0 * 179.0 / 2.0 + 180.0 * 7.3)).abs() < 1e-6, "{sum}");
+    assert_eq!(
+        seen,
+        json!({
+            "types": ["timestamp[us, tz=UTC]", "string", "double", "bool", "string"],
+            "rows": 360,
+            "first": ["2026-03-29 00:00:00+00:00", "station-1", "0.0", "True", "pa-c1"],
+            "grouped": [{ "device": "station-1", "n": 180, "mean": 10.0 }, { "device": "station-2", "n": 180, "mean": 10.0 }],
+            "bound": [{ "value": 7.3 }, { "value": 7.3 }],
+            "nothing": 0,
+            "column": "42703",
         })
     );
     conca.stop();

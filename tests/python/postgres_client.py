@@ -38,6 +38,40 @@ with psycopg.connect(sys.argv[1]) as connection:
     out["values"] = list(cursor.fetchone())
     connection.commit()
 
+    # A named cursor is read by pieces, and sees what there was.
+    with connection.cursor(name="Named One") as named:
+        named.itersize = 7
+        named.execute("SELECT time, value FROM observation WHERE property = %s AND device = %s ORDER BY time", ("pm10", "station-1"))
+        pieces = [len(named.fetchmany(50)) for _ in range(2)] + [sum(1 for _ in named)]
+        out["named"] = [[column.name for column in named.description], pieces]
+    with connection.cursor(name="closed", binary=True) as named:
+        named.execute("SELECT value FROM observation WHERE property = 'pm10' AND device = 'station-2' LIMIT 1")
+        out["named binary"] = named.fetchone()[0]
+    try:
+        cursor.execute("FETCH 1 FROM closed")
+    except psycopg.Error as error:
+        out["closed"] = error.sqlstate
+    connection.rollback()
+
+    # Rows without frames.
+    copied = {}
+    for form in ("text", "binary"):
+        with cursor.copy(f"COPY (SELECT time, device, value, district FROM observation ORDER BY time, device, property LIMIT 3) TO STDOUT (FORMAT {form})") as copy:
+            copy.set_types(["timestamptz", "text", "float8", "text"])
+            copied[form] = [[time.astimezone(utc).isoformat(), device, value, district] for time, device, value, district in copy.rows()]
+    out["copied"] = copied["text"]
+    out["copied alike"] = copied["text"] == copied["binary"]
+    with cursor.copy("COPY (SELECT value FROM observation WHERE false) TO STDOUT (FORMAT binary)") as copy:
+        copy.set_types(["float8"])
+        out["copied nothing"] = list(copy.rows())
+    try:
+        with cursor.copy("COPY (SELECT 1 / (100000 - a.value) AS one FROM generate_series(1, 100000) a) TO STDOUT") as copy:
+            for row in copy.rows():
+                pass
+    except psycopg.Error as error:
+        out["copy broke off"] = error.sqlstate
+    connection.rollback()
+
     # More rows than are asked for at once.
     cursor.execute("SELECT a.value FROM generate_series(1, 20000) a ORDER BY 1 DESC")
     numbers = [row[0] for row in cursor.fetchmany(3)]

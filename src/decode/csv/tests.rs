@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use crate::decode::layout::Layout;
 use crate::decode::material::material;
-use crate::decode::tests::{check, message};
+use crate::decode::tests::{LIMITS, check, message};
 use crate::decode::{Decoder, Form, Limits, Memory, decode};
 
 fn form(layout: &str) -> Form {
@@ -55,6 +55,25 @@ fn a_layout_says_which_column_is_which() {
         "a sensor \npm10=12.5 ug/m3\nfault: shape at line 5: no property",
     );
     check(&form(r#"{"ignore":["x*"],"kind":"k"}"#), "t/g", "xa,y,k\n1,2,air\n", "g air \ny=2");
+}
+
+#[test]
+fn an_hour_that_the_clock_has_twice_is_two_hours() {
+    let times = |layout: &str, table: &str| -> Vec<String> {
+        let message = message("t/g", table.as_bytes());
+        let decoded = decode(&form(layout), &message, &LIMITS, &mut Memory::default()).unwrap();
+        let readings = decoded.devices.into_iter().flat_map(|device| device.readings);
+        readings.map(|reading| reading.time.to_string()).collect()
+    };
+    let rows = "time,station,x\n2026-10-25 02:00,a,1\n2026-10-25 02:30,a,2\n2026-10-25 02:00,b,2\n2026-10-25 02:00,a,3\n2026-10-25 02:30,a,4\n2026-10-25 03:00,a,5\n";
+    let rome = r#"{"device":"station","time":["time"],"time_zone":"Europe/Rome"}"#;
+    let first = ["2026-10-25T00:00:00Z", "2026-10-25T00:30:00Z"];
+    let second = ["2026-10-25T01:00:00Z", "2026-10-25T01:30:00Z"];
+    assert_eq!(times(rome, rows), [first[0], first[1], first[0], second[0], second[1], "2026-10-25T02:00:00Z"]);
+    // The same time again may be the same row again, or another property of it.
+    let rows = "time,what,x\n2026-10-25 02:00,pm10,2\n2026-10-25 02:00,no2,2\n2026-10-25 02:30,pm10,2\n2026-10-25 02:00,pm10,3\n";
+    let tidy = r#"{"time":["time"],"time_zone":"Europe/Rome","property":"what","value":"x"}"#;
+    assert_eq!(times(tidy, rows), [first[0], first[0], first[1], second[0]]);
 }
 
 /// Rows, readings and faults of a data set by its layout.

@@ -20,6 +20,7 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use super::cursor::Cursors;
 use super::session::refusal;
 use crate::config::{Role, Token};
 
@@ -34,6 +35,8 @@ pub(super) struct Session {
     pub(super) user: String,
     number: i32,
     secret: SecretKey,
+    /// What was declared and not closed.
+    pub(super) cursors: Cursors,
     /// Ends the statement that is under way.
     statement: Mutex<CancellationToken>,
     sessions: Arc<Sessions>,
@@ -103,8 +106,14 @@ impl Login {
     {
         let (number, secret) = self.numbers.generate(client);
         client.set_pid_and_secret_key(number, secret.clone());
-        let session =
-            Arc::new(Session { user: user(client), number, secret, statement: Mutex::default(), sessions: Arc::clone(&self.sessions) });
+        let session = Arc::new(Session {
+            user: user(client),
+            number,
+            secret,
+            cursors: Cursors::default(),
+            statement: Mutex::default(),
+            sessions: Arc::clone(&self.sessions),
+        });
         self.sessions.0.lock().insert(number, Arc::downgrade(&session));
         client.session_extensions().insert(session);
         finish_authentication(client, &self.parameters).await

@@ -1,5 +1,6 @@
-//! Statements of a connection: simple and prepared ones, `SET`, `SHOW`, transactions.
+//! Statements of a connection: simple and prepared ones, copies, cursors, `SET`, `SHOW`, transactions.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,15 +11,16 @@ use datafusion_postgres::hooks::set_show::SetShowHook;
 use datafusion_postgres::hooks::transactions::TransactionStatementHook;
 use datafusion_postgres::hooks::{HookClient, QueryHook as _};
 use datafusion_postgres::pgwire::api::portal::{Format, Portal};
-use datafusion_postgres::pgwire::api::query::{ExtendedQueryHandler, SimpleQueryHandler};
-use datafusion_postgres::pgwire::api::results::{FieldFormat, FieldInfo, QueryResponse, Response, Tag};
+use datafusion_postgres::pgwire::api::query::{ExtendedQueryHandler, SimpleQueryHandler, send_describe_response};
+use datafusion_postgres::pgwire::api::results::{DescribePortalResponse, FieldFormat, FieldInfo, QueryResponse, Response, Tag};
 use datafusion_postgres::pgwire::api::stmt::QueryParser;
 use datafusion_postgres::pgwire::api::store::PortalStore;
 use datafusion_postgres::pgwire::api::{ClientInfo, ClientPortalStore, Type};
 use datafusion_postgres::pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
 use datafusion_postgres::pgwire::messages::PgWireBackendMessage;
-use datafusion_postgres::pgwire::messages::data::DataRow;
+use datafusion_postgres::pgwire::messages::extendedquery::{Describe, Execute, TARGET_TYPE_BYTE_PORTAL};
 use datafusion_postgres::pgwire::types::format::FormatOptions;
+use deltalake::arrow::array::RecordBatch;
 use deltalake::arrow::datatypes::DataType;
 use deltalake::datafusion::common::ParamValues;
 use deltalake::datafusion::prelude::SessionContext;
@@ -28,6 +30,8 @@ use futures::stream::{self, BoxStream};
 use futures::{Sink, Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 
+use super::copy::Copy;
+use super::cursor::{Cursors, Declaration};
 use super::login::Session;
 use crate::sql::{Engine, Sort, SqlError, Statement, statement};
 use crate::store::LakeError;
@@ -39,8 +43,11 @@ const SETTINGS: [&str; 7] =
 /// Where `SET statement_timeout` puts its milliseconds.
 const STATEMENT_TIMEOUT: &str = "statement_timeout_ms";
 
-/// Rows on their way to a client.
-type Rows = BoxStream<'static, PgWireResult<DataRow>>;
+/// Of the rows that a client asks for at once, so many are kept room for; it gets the others when it asks again.
+const ROWS_AT_ONCE: i32 = 65_536;
+
+/// What a statement reads.
+pub(super) type Batches = BoxStream<'static, Result<RecordBatch, SqlError>>;
 
 /// Answers statements.
 #[derive(Debug)]
@@ -53,6 +60,10 @@ pub(super) struct Statements {
 pub(super) enum Prepared {
     /// It reads.
     Reading(Arc<Statement>),
+    /// It reads, and its rows go out as they are.
+    Copying(Arc<Statement>, Box<Copy>),
+    /// It reads, and its rows are fetched later.
+    Declaring(Arc<Statement>, Declaration),
     /// It is about the connection.
     Session(Box<Tree>),
 }
@@ -99,6 +110,8 @@ fn is_of_session(tree: &Tree) -> bool {
             | Tree::Reset(_)
             | Tree::Deallocate { .. }
             | Tree::UNLISTEN { .. }
+            | Tree::Fetch { .. }
+            | Tree::Close { .. }
     )
 }
 
@@ -111,8 +124,15 @@ impl Statements {
         if is_of_session(&tree) {
             return Ok(Prepared::Session(Box::new(tree)));
         }
-        let statement = self.engine.prepare_tree(sql, tree).await.map_err(|problem| error(&problem, sql))?;
-        Ok(Prepared::Reading(Arc::new(statement)))
+        let (copy, declaration) = (Copy::of(&tree)?, Declaration::of(&tree)?);
+        let (tree, copy) = copy.map_or((tree, None), |(reading, copy)| (reading, Some(copy)));
+        let (tree, declaration) = declaration.map_or((tree, None), |(reading, declaration)| (reading, Some(declaration)));
+        let statement = Arc::new(self.engine.prepare_tree(sql, tree).await.map_err(|problem| error(&problem, sql))?);
+        Ok(match (copy, declaration) {
+            (Some(copy), _) => Prepared::Copying(statement, Box::new(copy)),
+            (None, Some(declaration)) => Prepared::Declaring(statement, declaration),
+            (None, None) => Prepared::Reading(statement),
+        })
     }
 
     /// Answers what is about the connection.
@@ -130,8 +150,12 @@ impl Statements {
             }
             _ => None,
         };
+        if matches!(tree, Tree::Commit { .. } | Tree::Rollback { .. }) {
+            session(client)?.cursors.end_transaction();
+        }
         match (answer, tree) {
             (Some(answer), _) => answer,
+            (None, Tree::Close { cursor }) => session(client)?.cursors.close(cursor).and_then(|()| done("CLOSE CURSOR")),
             (None, Tree::Set(_)) => done("SET"),
             (None, Tree::Discard { .. }) => done("DISCARD ALL"),
             (None, Tree::Reset(_)) => done("RESET"),
@@ -140,32 +164,80 @@ impl Statements {
         }
     }
 
-    /// The rows of a statement, which runs when the first of them is asked for.
-    fn rows<C: ClientInfo>(
-        &self,
-        client: &C,
-        statement: Arc<Statement>,
-        parameters: Vec<ScalarValue>,
-        format: &Format,
-    ) -> PgWireResult<(Arc<Vec<FieldInfo>>, Rows)> {
-        let session = client.session_extensions().get::<Arc<Session>>();
-        let session = session.ok_or_else(|| refusal("FATAL", "28000", "nobody is logged in".to_owned()))?;
+    /// What a statement reads; it runs when the first batch is asked for.
+    fn batches<C: ClientInfo>(&self, client: &C, statement: Arc<Statement>, parameters: Vec<ScalarValue>) -> PgWireResult<Batches> {
+        let user = session(client)?.user.clone();
         let timeout = client.metadata().get(STATEMENT_TIMEOUT).and_then(|millis| millis.parse().ok()).map(Duration::from_millis);
-        let options = Arc::new(FormatOptions::from_client_metadata(client.metadata()));
-        let fields = Arc::new(arrow_schema_to_pg_fields(statement.schema(), format, Some(options))?);
-        let (engine, columns, cancelled) = (Arc::clone(&self.engine), Arc::clone(&fields), session.begin());
-        let text = Arc::clone(&statement);
-        let batches = stream::once(async move { engine.run(&session.user, &statement, parameters, timeout).await });
-        let batches = batches.map(|answer| match answer {
+        let engine = Arc::clone(&self.engine);
+        let answer = stream::once(async move { engine.run(&user, &statement, parameters, timeout).await });
+        let batches = answer.map(|answer| match answer {
             Ok(answer) => answer.boxed(),
             Err(problem) => stream::iter([Err(problem)]).boxed(),
         });
-        let rows = until_cancelled(batches.flatten().boxed(), cancelled).flat_map(move |batch| match batch {
-            Ok(batch) => stream::iter(encode_recordbatch(Arc::clone(&columns), batch).collect::<Vec<_>>()),
-            Err(problem) => stream::iter(vec![Err(error(&problem, text.sql()))]),
-        });
-        Ok((fields, rows.boxed()))
+        Ok(batches.flatten().boxed())
     }
+
+    /// Answers a statement. `is_awaited` says that nothing before it is still to be answered: then it is begun at once, so that it is
+    /// known whether there will be rows before it is said that there are.
+    async fn answer<C>(&self, client: &mut C, prepared: &Prepared, parameters: Vec<ScalarValue>, asked: Asked<'_>) -> PgWireResult<Response>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        let Asked { format, is_awaited } = asked;
+        let own = session(client)?;
+        let (statement, batches, tag) = match prepared {
+            Prepared::Session(tree) => {
+                let Some(cursor) = own.cursors.fetched(tree) else { return Box::pin(self.arrange(client, tree)).await };
+                let cursor = cursor?;
+                (Arc::clone(cursor.statement()), Cursors::fetch(cursor, tree)?, "FETCH")
+            }
+            Prepared::Reading(statement) | Prepared::Copying(statement, _) | Prepared::Declaring(statement, _) => {
+                (Arc::clone(statement), self.batches(client, Arc::clone(statement), parameters)?, "SELECT")
+            }
+        };
+        let tell = {
+            let statement = Arc::clone(&statement);
+            move |problem: &SqlError| error(problem, statement.sql())
+        };
+        let batches = until_cancelled(batches, own.begin()).boxed();
+        let batches = if is_awaited { begun(batches).await.map_err(|problem| tell(&problem))? } else { batches };
+        let format = if let Prepared::Copying(_, copy) = prepared { &copy.values() } else { format };
+        let options = Arc::new(FormatOptions::from_client_metadata(client.metadata()));
+        let fields = Arc::new(arrow_schema_to_pg_fields(statement.schema(), format, Some(options))?);
+        match prepared {
+            Prepared::Copying(_, copy) if is_awaited => copy.send(client, fields, batches, tell).await,
+            Prepared::Copying(..) => Err(refusal("ERROR", "0A000", "COPY must be the only statement".to_owned())),
+            Prepared::Declaring(_, declaration) => {
+                own.cursors.declare(declaration, statement, batches)?;
+                Ok(Response::Execution(Tag::new("DECLARE CURSOR")))
+            }
+            Prepared::Reading(_) | Prepared::Session(_) => {
+                let columns = Arc::clone(&fields);
+                let rows = batches.flat_map(move |batch| match batch {
+                    Ok(batch) => stream::iter(encode_recordbatch(Arc::clone(&columns), batch).collect::<Vec<_>>()),
+                    Err(problem) => stream::iter(vec![Err(tell(&problem))]),
+                });
+                let mut answer = QueryResponse::new(fields, rows);
+                answer.set_command_tag(tag);
+                Ok(Response::Query(answer))
+            }
+        }
+    }
+}
+
+/// How an answer is wanted.
+#[derive(Clone, Copy, Debug)]
+struct Asked<'a> {
+    format: &'a Format,
+    is_awaited: bool,
+}
+
+fn session<C: ClientInfo + ?Sized>(client: &C) -> PgWireResult<Arc<Session>> {
+    let session = client.session_extensions().get::<Arc<Session>>();
+    session.map(|session| Arc::clone(session.as_ref())).ok_or_else(|| refusal("FATAL", "28000", "nobody is logged in".to_owned()))
 }
 
 /// A stream that ends with an error once it is cancelled.
@@ -182,15 +254,15 @@ fn until_cancelled<T: Send + 'static>(
     })
 }
 
-/// Whether the first row could be made is known before it is said that there are any.
-async fn begun(rows: Rows) -> PgWireResult<Rows> {
-    let mut rows = Box::pin(rows.peekable());
-    if rows.as_mut().peek().await.is_some_and(Result::is_err)
-        && let Some(Err(error)) = rows.next().await
+/// Waits for the first batch: its error is the statement's.
+async fn begun(batches: Batches) -> Result<Batches, SqlError> {
+    let mut batches = Box::pin(batches.peekable());
+    if batches.as_mut().peek().await.is_some_and(Result::is_err)
+        && let Some(Err(error)) = batches.next().await
     {
         return Err(error);
     }
-    Ok(rows.boxed())
+    Ok(batches.boxed())
 }
 
 #[async_trait]
@@ -199,22 +271,16 @@ impl SimpleQueryHandler for Statements {
     where
         C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
         C::PortalStore: PortalStore,
-        C::Error: std::fmt::Debug,
+        C::Error: Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
         let trees = statement::split(query).map_err(|problem| error(&problem, query))?;
-        let is_alone = trees.len() == 1;
+        // Of several, each begins when the one before it is over.
+        let asked = Asked { format: &Format::UnifiedText, is_awaited: trees.len() == 1 };
         let mut responses = Vec::with_capacity(trees.len());
         for tree in trees {
-            responses.push(match Box::pin(self.prepare(query, tree)).await? {
-                Prepared::Session(tree) => Box::pin(self.arrange(client, &tree)).await?,
-                Prepared::Reading(statement) => {
-                    let (fields, rows) = self.rows(client, statement, Vec::new(), &Format::UnifiedText)?;
-                    // Of several, each begins when the one before it is over.
-                    let rows = if is_alone { begun(rows).await? } else { rows };
-                    Response::Query(QueryResponse::new(fields, rows))
-                }
-            });
+            let prepared = Box::pin(self.prepare(query, tree)).await?;
+            responses.push(self.answer(client, &prepared, Vec::new(), asked).await?);
         }
         Ok(responses)
     }
@@ -229,26 +295,81 @@ impl ExtendedQueryHandler for Statements {
         Arc::new(Self { engine: Arc::clone(&self.engine) })
     }
 
+    async fn on_execute<C>(&self, client: &mut C, mut message: Execute) -> PgWireResult<()>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = Prepared>,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        // The library makes room for all of them before it has one.
+        message.max_rows = message.max_rows.min(ROWS_AT_ONCE);
+        self._on_execute(client, message).await
+    }
+
+    async fn on_describe<C>(&self, client: &mut C, message: Describe) -> PgWireResult<()>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = Prepared>,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        // A declared cursor is a portal too.
+        let cursor = match (message.target_type, &message.name) {
+            (TARGET_TYPE_BYTE_PORTAL, Some(name)) => session(client)?.cursors.named(name),
+            _ => None,
+        };
+        let Some(cursor) = cursor else { return self._on_describe(client, message).await };
+        let fields = arrow_schema_to_pg_fields(cursor.statement().schema(), &Format::UnifiedText, None)?;
+        send_describe_response(client, &DescribePortalResponse::new(fields)).await
+    }
+
+    async fn do_describe_portal<C>(&self, client: &mut C, target: &Portal<Prepared>) -> PgWireResult<DescribePortalResponse>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = Prepared>,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        let (prepared, format) = (&target.statement.statement, &target.result_column_format);
+        let fetched = match prepared {
+            Prepared::Session(tree) => session(client)?.cursors.fetched(tree),
+            _ => None,
+        };
+        Ok(DescribePortalResponse::new(match fetched {
+            Some(cursor) => arrow_schema_to_pg_fields(cursor?.statement().schema(), format, None)?,
+            None => self.get_result_schema(prepared, Some(format))?,
+        }))
+    }
+
     async fn do_query<C>(&self, client: &mut C, portal: &Portal<Prepared>, _rows_max: usize) -> PgWireResult<Response>
     where
         C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
         C::PortalStore: PortalStore,
-        C::Error: std::fmt::Debug,
+        C::Error: Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
-        let statement = match &portal.statement.statement {
-            Prepared::Session(tree) => return Box::pin(self.arrange(client, tree)).await,
-            Prepared::Reading(statement) => Arc::clone(statement),
-        };
-        let wanted = statement.parameter_types().map_err(|problem| error(&problem, statement.sql()))?;
+        let prepared = &portal.statement.statement;
+        let wanted = prepared.parameter_types()?;
         let (types, wires) = (wanted.iter().map(Option::as_ref).collect::<Vec<_>>(), wire_types(&wanted)?);
         let wires: Vec<Option<&Type>> = wires.iter().map(Some).collect();
         let parameters = match deserialize_parameters_with_server_types(portal, &types, &wires)? {
             ParamValues::List(values) => values.into_iter().map(|value| value.value).collect(),
             ParamValues::Map(_) => return Err(refusal("ERROR", "08P01", "parameters have numbers, not names".to_owned())),
         };
-        let (fields, rows) = self.rows(client, statement, parameters, &portal.result_column_format)?;
-        Ok(Response::Query(QueryResponse::new(fields, begun(rows).await?)))
+        self.answer(client, prepared, parameters, Asked { format: &portal.result_column_format, is_awaited: true }).await
+    }
+}
+
+impl Prepared {
+    /// The types of `$1`, `$2` …, where the statement tells them.
+    fn parameter_types(&self) -> PgWireResult<Vec<Option<DataType>>> {
+        match self {
+            Self::Session(_) => Ok(Vec::new()),
+            Self::Reading(statement) | Self::Copying(statement, _) | Self::Declaring(statement, _) => {
+                statement.parameter_types().map_err(|problem| error(&problem, statement.sql()))
+            }
+        }
     }
 }
 
@@ -269,15 +390,13 @@ impl QueryParser for Statements {
     }
 
     fn get_parameter_types(&self, prepared: &Prepared) -> PgWireResult<Vec<Type>> {
-        match prepared {
-            Prepared::Session(_) => Ok(Vec::new()),
-            Prepared::Reading(statement) => wire_types(&statement.parameter_types().map_err(|problem| error(&problem, statement.sql()))?),
-        }
+        wire_types(&prepared.parameter_types()?)
     }
 
     fn get_result_schema(&self, prepared: &Prepared, format: Option<&Format>) -> PgWireResult<Vec<FieldInfo>> {
         match prepared {
             Prepared::Reading(statement) => arrow_schema_to_pg_fields(statement.schema(), format.unwrap_or(&Format::UnifiedText), None),
+            Prepared::Copying(..) | Prepared::Declaring(..) => Ok(Vec::new()),
             Prepared::Session(tree) => Ok(match tree.as_ref() {
                 Tree::ShowVariable { variable } => {
                     let name = variable.iter().map(|word| word.value.to_lowercase()).collect::<Vec<_>>().join("_");
