@@ -140,7 +140,7 @@ mod tests {
         lake.flush().await.unwrap();
         receive(3);
         let copy = folder.path().join("copy.sqlite");
-        Snapshot::open(&folder.path().join(FILE)).unwrap().copy(&copy).unwrap();
+        Snapshot::copy(&folder.path().join(FILE), &copy).unwrap();
         let head = Snapshot::open(&copy).unwrap().head().unwrap();
         for minute in 4..7 {
             lake.flush().await.unwrap();

@@ -26,7 +26,7 @@ use crate::model::{Clock, Timestamp};
 use crate::state::{FILE, FolderLock, Snapshot};
 use crate::store::{ROLLUP_ENDING, TableFolder, TableVersion};
 
-/// How often a backup begins anew where rollups were made in the moment of its beginning, or the table gave up files while they were copied.
+/// How often a backup begins anew where rollups were made while the state database was copied, or the table gave up files.
 const TRIES: usize = 5;
 
 /// A backup that was made.
@@ -74,19 +74,17 @@ async fn try_backup(
     let mut copies = Copies { target, before: known(target), files: Vec::new(), bytes_copied: 0 };
     std::fs::create_dir_all(target.join(&folder)).map_err(KeepError::at(target))?;
 
-    // The table's newest version is at least this one once it is decided which instant of the state database is copied.
+    // The table's newest version is at least this one once the state database is copied.
     let first = table.newest(Uuid::nil()).await?.number;
     let rollups = table.beside(ROLLUP_ENDING);
     let before = newest_of(rollups.as_ref()).await?;
-    let snapshot = Snapshot::open(state)?;
+    let copied_state = target.join(&folder).join(FILE);
+    Snapshot::copy(state, &copied_state)?;
     let rollups = rollups.zip(newest_of(table.beside(ROLLUP_ENDING).as_ref()).await?);
     if before.map(|version| version.number) != rollups.as_ref().map(|(_table, version)| version.number) {
         // The state database says of which rollups it does not know whether they are up to date: of those at the same instant.
         return Err(KeepError::Moved);
     }
-    let copied_state = target.join(&folder).join(FILE);
-    snapshot.copy(&copied_state)?;
-    drop(snapshot);
     let snapshot = Snapshot::open(&copied_state)?;
     if let Some(fault) = snapshot.faults()?.into_iter().next() {
         return Err(KeepError::Damaged(fault));

@@ -1,11 +1,9 @@
 //! The file as it was at one instant, looked at from outside: for copies of it and for its examination. Nothing is changed.
 
 use std::collections::BTreeMap;
-use std::ffi::c_int;
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::backup::Backup;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use uuid::Uuid;
 
@@ -87,15 +85,14 @@ impl Snapshot {
         }
     }
 
-    /// Copies the file as it was at that instant to `target`, which must not exist; the copy is synced.
-    pub fn copy(&self, target: &Path) -> Result<(), StateError> {
-        let mut copy = Connection::open(target)?;
-        // All pages at once: the writer waits for no reader.
-        Backup::new(&self.0, &mut copy)?.run_to_completion(c_int::MAX, Duration::ZERO, None)?;
-        // One file, that can be looked at where nothing may be written.
-        copy.pragma_update(None, "journal_mode", "delete")?;
-        copy.close().map_err(|(_connection, error)| error)?;
+    /// Copies the file as it is now to `target`, which must not exist; the copy is synced.
+    pub fn copy(path: &Path, target: &Path) -> Result<(), StateError> {
+        // A transaction of its own: a copy cannot be made inside of one.
+        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        connection.busy_timeout(Duration::from_secs(5))?;
         let problem = |source| StateError::Folder { path: target.to_owned(), source };
+        let text = target.to_str().ok_or_else(|| problem(std::io::Error::other("its name is not UTF-8")))?;
+        connection.execute("VACUUM INTO ?1", params![text])?;
         std::fs::File::open(target).and_then(|file| file.sync_all()).map_err(problem)
     }
 

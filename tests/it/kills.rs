@@ -44,6 +44,12 @@ struct City {
     target: tempfile::TempDir,
     /// Whether security is kept for a shorter time.
     forgets: bool,
+    /// Readings of acknowledged messages.
+    told: std::sync::atomic::AtomicI64,
+}
+
+fn forgetting(setup: Setup) -> Setup {
+    setup.set("lake.kept_of", toml::Table::from_iter([("security".to_owned(), "30d".into())]))
 }
 
 /// How many kills fell into what.
@@ -54,10 +60,10 @@ impl City {
         let setup = Setup::new().environment("CONCA_LOG", "warn,conca=info,conca::store::keeper=debug");
         let setup = setup.set("lake.flush_after", "100ms").set("lake.merge_every", "700ms").set("lake.maintain_every", "200ms");
         let setup = setup.set("query.timeout", "500ms").set("sql.timeout", "500ms").set("lake.vacuum_after", "1s");
-        let kept = toml::Table::from_iter([("security".to_owned(), "30d".into())]);
-        let setup = if forgets { setup.set("lake.kept_of", kept) } else { setup };
+        let setup = if forgets { forgetting(setup) } else { setup };
         Self {
             forgets,
+            told: std::sync::atomic::AtomicI64::new(0),
             setup,
             origin: Mutex::default(),
             known: Mutex::default(),
@@ -107,6 +113,7 @@ impl City {
                     Ok(code) => panic!("{code} for {body}"),
                 }
             }
+            self.told.fetch_add(i64::try_from(new.len()).unwrap(), Ordering::Relaxed);
             self.known.lock().extend(new);
             std::thread::sleep(Duration::from_millis(30));
         }
@@ -326,7 +333,7 @@ fn check_city(city: &City) {
     check_stored(city, &known);
     let (backed_up, backups) = &*city.backed_up.lock();
     eprintln!("{} values stored, {compared} buckets answered from rollups and from rows, {backups} backups", known.len());
-    let restored = Setup::new();
+    let restored = if city.forgets { forgetting(Setup::new()) } else { Setup::new() };
     let (is_ok, text) = restore(city.target.path(), &restored.data());
     assert!(is_ok, "{text}");
     assert_eq!(doctor(&restored), []);
@@ -345,10 +352,19 @@ fn check_stored(city: &City, known: &Known) {
     let store = Store::open(&city.setup.data());
     let rows = store.rows();
     let kept = known.iter().filter(|(identity, _value)| !is_past(identity));
-    let missing: Vec<_> = kept.filter(|(identity, value)| rows.get(*identity) != Some(value)).take(5).collect();
+    let missing: Vec<_> = kept
+        .filter(|(identity, value)| rows.get(*identity) != Some(value))
+        .map(|(identity, value)| (identity, value, rows.get(identity)))
+        .collect();
     let strange: Vec<_> = rows.keys().filter(|identity| !known.contains_key(*identity) || is_past(identity)).take(5).collect();
-    assert!(missing.is_empty() && strange.is_empty(), "missing: {missing:?}, strange: {strange:?}");
+    assert!(
+        missing.is_empty() && strange.is_empty(),
+        "{} missing: {:?}, strange: {strange:?}",
+        missing.len(),
+        &missing[..missing.len().min(200)]
+    );
     let counts = store.ledger();
+    assert_eq!(counts.readings, city.told.load(Ordering::Relaxed), "{counts:?}");
     let known = i64::try_from(known.len()).unwrap();
     // What is told again once it is forgotten is new.
     assert!(counts.pending == 0 && (counts.stored == known || (city.forgets && counts.stored > known)), "{known}: {counts:?}");

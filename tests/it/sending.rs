@@ -272,7 +272,8 @@ fn edge_nodes_are_told_that_their_host_is_there() {
     let (is_online, again) = heard(&mut node);
     assert!(is_online && again > connected, "{again}");
     conca.kill();
-    assert_eq!(heard(&mut node), (false, again));
+    // A retained word of before the connection may have been answered too.
+    while heard(&mut node) != (false, again) {}
     let counts = setup.looks().ledger();
     assert_eq!((counts.received - counts.accepted, counts.readings), (0, 0), "{counts:?}");
 }

@@ -163,7 +163,7 @@ fn a_copied_file_begins_a_new_life_without_other_stores() {
     let path = file_of(SCHEMA_VERSION, folder.path());
     Connection::open(&path).unwrap().execute_batch("INSERT INTO follower (store, ordered, late) VALUES ('influxdb', 1, 1)").unwrap();
     let copy = folder.path().join("copy.sqlite");
-    Snapshot::open(&path).unwrap().copy(&copy).unwrap();
+    Snapshot::copy(&path, &copy).unwrap();
     let before = Snapshot::open(&copy).unwrap().head().unwrap();
     assert_eq!(before, Snapshot::open(&path).unwrap().head().unwrap());
     let incarnation = begin_anew(&copy).unwrap();
