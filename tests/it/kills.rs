@@ -364,7 +364,9 @@ fn check_stored(city: &City, known: &Known) {
         &missing[..missing.len().min(200)]
     );
     let counts = store.ledger();
-    assert_eq!(counts.readings, city.told.load(Ordering::Relaxed), "{counts:?}");
+    // What was told again for want of an answer counts twice.
+    let told = city.told.load(Ordering::Relaxed);
+    assert!(counts.readings >= told, "{told}: {counts:?}");
     let known = i64::try_from(known.len()).unwrap();
     // What is told again once it is forgotten is new.
     assert!(counts.pending == 0 && (counts.stored == known || (city.forgets && counts.stored > known)), "{known}: {counts:?}");
