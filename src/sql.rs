@@ -258,7 +258,9 @@ impl Engine {
                             Ok(RecordBatch::try_new_with_options(Arc::clone(&schema), batch.columns().to_vec(), &rows)?)
                         });
                         let batch = batch.map_err(|error| SqlError::of(error, statement.sql()));
-                        if sender.send(batch).await.is_err() {
+                        // Whoever leaves an answer lying about does not keep its place either.
+                        let taken = tokio::time::timeout_at(deadline, sender.send(batch)).await;
+                        if !matches!(taken, Ok(Ok(()))) {
                             break;
                         }
                     }

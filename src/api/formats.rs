@@ -4,6 +4,8 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::num::NonZero;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -280,10 +282,10 @@ where
     P: Send + 'static,
     F: Fn(P) -> Vec<u8> + Send + Sync + 'static,
 {
-    let make = std::sync::Arc::new(make);
-    let beside = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let make = Arc::new(make);
+    let beside = std::thread::available_parallelism().map_or(1, NonZero::get);
     let pieces = stream::iter(pieces).map(move |piece| {
-        let make = std::sync::Arc::clone(&make);
+        let make = Arc::clone(&make);
         tokio::task::spawn_blocking(move || Bytes::from(make(piece)))
     });
     let pieces = pieces.buffered(beside).map(|made| made.map_err(io::Error::other));

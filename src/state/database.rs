@@ -443,6 +443,19 @@ impl Turn<'_> {
         }))
     }
 
+    /// Number of the last commit; zero before the first.
+    pub fn last_sequence(&self) -> Result<u64, StateError> {
+        last_sequence(&self.connection)
+    }
+
+    /// From now on commits have numbers behind this one.
+    pub fn number_behind(&mut self, sequence: u64) -> Result<(), StateError> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        transaction.execute("DELETE FROM sqlite_sequence WHERE name = 'batch'", [])?;
+        transaction.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('batch', ?1)", params![signed(sequence)])?;
+        Ok(transaction.commit()?)
+    }
+
     /// Notes what a merge is about to do, before it is done.
     pub fn plan_merge(&mut self, store: &'static str, plan: &MergePlan) -> Result<(), StateError> {
         let moves: Vec<(&LedgerKey, &Counts)> = plan.moves.iter().collect();

@@ -326,10 +326,20 @@ impl Lake {
         let table = Arc::clone(&published.table);
         let held =
             FollowerPosition { ordered: transaction(&table, &self.ordered_id()).await?, late: transaction(&table, &self.late_id()).await? };
-        let (known, planned, units) = {
+        let (known, planned, units, last) = {
             let turn = self.database.turn();
-            (turn.follower(STORE)?, turn.planned_merge(STORE)?, turn.touched()?)
+            (turn.follower(STORE)?, turn.planned_merge(STORE)?, turn.touched()?, turn.last_sequence()?)
         };
+        let furthest = held.ordered.max(held.late);
+        if furthest > last {
+            // Else what is received next would have numbers of which the table says that it holds them, and never come into it.
+            tracing::error!(
+                held = furthest,
+                last,
+                "the state database is older than the table: what it knew since is lost, what the table holds is not"
+            );
+            self.in_turn(move |turn| turn.number_behind(furthest)).await?;
+        }
         // Questions must not see the old version with the trimmed log: the new pair comes first.
         let touched = Arc::new(Touched::of(&units, &self.catalogue, published.touched.moment()));
         *self.published.write() = Some(Published { position: held, touched, ..published });

@@ -174,3 +174,28 @@ fn files_without_a_commit_are_nothing() {
     std::fs::remove_dir(&obstacle).unwrap();
     scene.check(&store);
 }
+
+#[test]
+fn behind_a_state_database_that_is_older_than_the_table_nothing_new_is_lost() {
+    let broker = Broker::start();
+    let setup = Setup::of(&broker);
+    let file = setup.data().join("state.sqlite");
+    let tell = |part: i64, received: i64| {
+        let conca = setup.start();
+        let load = Load::new(5, 20, part);
+        Publisher::connect(broker.address()).send(&load.messages);
+        setup.looks().ledger_of(received);
+        let warnings = conca.count("the state database is older than the table");
+        conca.stop();
+        Store::open(&setup.data()).settle();
+        (load.expected, warnings)
+    };
+    let (mut expected, _warnings) = tell(0, 100);
+    let old = std::fs::read(&file).unwrap();
+    expected.extend(tell(1, 200).0);
+    std::fs::write(&file, old).unwrap();
+    let (last, warnings) = tell(2, 200);
+    expected.extend(last);
+    assert_eq!(warnings, 1);
+    assert!(Store::open(&setup.data()).rows() == expected);
+}

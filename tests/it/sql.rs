@@ -145,14 +145,19 @@ fn numbers(csv: &str) -> Vec<Vec<String>> {
     csv.lines().map(|line| line.split(',').map(rounded).collect()).collect()
 }
 
+/// What a program in Python saw.
+fn driven(program: &str, conca: &Conca) -> Value {
+    let output = python(program).arg(format!("postgresql://analyst@{}/conca", conca.postgres())).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
 #[test]
 fn a_driver_prepares_types_and_cancels() {
     let broker = Broker::start();
     let setup = listening(Setup::of(&broker));
     let conca = loaded(&setup, &broker);
-    let output = python("postgres_client.py").arg(format!("postgresql://analyst@{}/conca", conca.postgres())).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let seen: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let seen = driven("postgres_client.py", &conca);
     assert_eq!(
         seen,
         json!({
@@ -164,6 +169,7 @@ fn a_driver_prepares_types_and_cancels() {
             "named": [["time", "value"], [50, 50, 80]],
             "named binary": 7.3,
             "closed": "34000",
+            "too many cursors": [100, "53400"],
             "copied": [
                 ["2026-03-29T00:00:00+00:00", "station-1", 0.0, "pa-c1"],
                 ["2026-03-29T00:00:00+00:00", "station-1", 10.0, "pa-c1"],
@@ -187,9 +193,7 @@ fn a_program_for_tables_gets_arrow() {
     let broker = Broker::start();
     let setup = listening(Setup::of(&broker));
     let conca = loaded(&setup, &broker);
-    let output = python("adbc_client.py").arg(format!("postgresql://analyst@{}/conca", conca.postgres())).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let mut seen: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut seen = driven("adbc_client.py", &conca);
     let sum = seen.as_object_mut().unwrap().remove("sum").and_then(|sum| sum.as_f64()).unwrap();
     assert!((sum - (180.0 * 179.0 / 2.0 + 180.0 * 7.3)).abs() < 1e-6, "{sum}");
     assert_eq!(

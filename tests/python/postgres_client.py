@@ -53,6 +53,14 @@ with psycopg.connect(sys.argv[1]) as connection:
         out["closed"] = error.sqlstate
     connection.rollback()
 
+    # Cursors are bounded in number.
+    try:
+        for number in range(200):
+            cursor.execute(f"DECLARE c{number} CURSOR FOR SELECT 1")
+    except psycopg.Error as error:
+        out["too many cursors"] = [number, error.sqlstate]
+    connection.rollback()
+
     # Rows without frames.
     copied = {}
     for form in ("text", "binary"):

@@ -1,7 +1,7 @@
 //! `COPY … TO STDOUT`: whole answers without the frames of rows, for `psql`'s `\copy`, ADBC and what loads tables.
 //!
 //! In PostgreSQL's text, CSV and binary formats. Left out: `COPY … FROM`, files and programs of the server, `FORCE_QUOTE`, encodings
-//! other than UTF-8.
+//! other than UTF-8. In CSV an empty text and no text are alike, where PostgreSQL quotes the former.
 
 use std::fmt::Debug;
 use std::sync::Arc;

@@ -18,6 +18,9 @@ use parking_lot::Mutex;
 use super::session::{Batches, refusal};
 use crate::sql::Statement;
 
+/// Cursors that a connection may have at the same time: each keeps some rows.
+const CURSORS_MAX: usize = 100;
+
 /// How a cursor is declared.
 #[derive(Clone, Debug)]
 pub(super) struct Declaration {
@@ -110,7 +113,11 @@ impl Cursors {
         let Declaration { name, is_held } = declaration;
         let unread = tokio::sync::Mutex::new(Unread { begun: None, batches });
         let cursor = Arc::new(Cursor { statement, is_held: *is_held, unread });
-        match self.0.lock().try_insert(name.clone(), cursor) {
+        let mut cursors = self.0.lock();
+        if cursors.len() >= CURSORS_MAX {
+            return Err(refusal("ERROR", "53400", format!("a connection may have {CURSORS_MAX} cursors: CLOSE those that are read")));
+        }
+        match cursors.try_insert(name.clone(), cursor) {
             Ok(_kept) => Ok(()),
             Err(_taken) => Err(refusal("ERROR", "42P03", format!("cursor \"{name}\" already exists"))),
         }

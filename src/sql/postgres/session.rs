@@ -43,9 +43,6 @@ const SETTINGS: [&str; 7] =
 /// Where `SET statement_timeout` puts its milliseconds.
 const STATEMENT_TIMEOUT: &str = "statement_timeout_ms";
 
-/// Of the rows that a client asks for at once, so many are kept room for; it gets the others when it asks again.
-const ROWS_AT_ONCE: i32 = 65_536;
-
 /// What a statement reads.
 pub(super) type Batches = BoxStream<'static, Result<RecordBatch, SqlError>>;
 
@@ -302,8 +299,8 @@ impl ExtendedQueryHandler for Statements {
         C::Error: Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
-        // The library makes room for all of them before it has one.
-        message.max_rows = message.max_rows.min(ROWS_AT_ONCE);
+        // The library makes room for all of them before it has one. No answer has more.
+        message.max_rows = message.max_rows.min(i32::try_from(self.engine.limits.rows_max).unwrap_or(i32::MAX).saturating_add(1));
         self._on_execute(client, message).await
     }
 
