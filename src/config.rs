@@ -35,6 +35,9 @@ pub enum ConfigError {
         #[source]
         source: std::io::Error,
     },
+    /// There is nothing in the file: somebody is writing it, and the city that it is to tell of is not that of the defaults.
+    #[error("empty: is it being written?")]
+    Empty,
     /// The file is no TOML.
     #[error("not TOML: {0}")]
     Malformed(String),
@@ -760,6 +763,9 @@ impl Config {
     /// Reads, completes from the environment and checks a file.
     pub fn load(path: &Path, environment: Environment<'_>) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        if text.trim().is_empty() {
+            return Err(ConfigError::Empty);
+        }
         Self::parse(&text, environment)
     }
 

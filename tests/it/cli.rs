@@ -25,7 +25,14 @@ fn check(config: &str, arguments: &[&str], expected: (i32, &str, &str)) {
 #[test]
 fn a_good_configuration_is_valid() {
     check("[[ingest.sources]]\nname = \"city\"\nurl = \"mqtt://127.0.0.1\"", &["check-config"], (0, "conca.toml: valid", ""));
-    check("", &["check-config", "conca.toml"], (0, "conca.toml: valid", ""));
+    check("# all as it is\n", &["check-config", "conca.toml"], (0, "conca.toml: valid", ""));
+}
+
+#[test]
+fn a_file_that_is_about_to_be_written_is_no_city_of_defaults() {
+    for arguments in [["check-config", "conca.toml"].as_slice(), &["run", "--config", "conca.toml"]] {
+        check("\n", arguments, (1, "", "conca: conca.toml: empty: is it being written?"));
+    }
 }
 
 #[test]

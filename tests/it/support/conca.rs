@@ -28,6 +28,7 @@ pub(crate) struct Setup {
     config: Table,
     environment: Vec<(String, String)>,
     starts: AtomicU32,
+    files: AtomicU32,
 }
 
 impl Setup {
@@ -35,7 +36,7 @@ impl Setup {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
-        let setup = Self { folder, config: Table::new(), environment: Vec::new(), starts: AtomicU32::new(0) };
+        let setup = Self { folder, config: Table::new(), environment: Vec::new(), starts: AtomicU32::new(0), files: AtomicU32::new(0) };
         setup.set("node.data", data.to_str().unwrap()).set("api.listen", "127.0.0.1:0")
     }
 
@@ -103,8 +104,11 @@ impl Setup {
 
     /// The configuration as a file.
     pub(crate) fn file(&self) -> PathBuf {
-        let config = self.folder.path().join("conca.toml");
-        std::fs::write(&config, self.text()).unwrap();
+        let (config, number) = (self.folder.path().join("conca.toml"), self.files.fetch_add(1, Ordering::Relaxed));
+        // Whole at any moment: another thread's program may be reading it.
+        let unfinished = config.with_extension(format!("{number}.part"));
+        std::fs::write(&unfinished, self.text()).unwrap();
+        std::fs::rename(unfinished, &config).unwrap();
         config
     }
 
