@@ -41,9 +41,6 @@ pub enum KeepError {
     /// State database and table do not belong together.
     #[error("no version of the table goes with the state database: `conca doctor` says more")]
     Apart,
-    /// Rollups were made while the state database was copied, again and again.
-    #[error("rollups are made without a pause: try it later")]
-    Moved,
     /// The state database is damaged: a backup of it would replace a good one.
     #[error("the state database is damaged, {0}: `conca doctor` says more")]
     Damaged(String),

@@ -28,4 +28,4 @@ pub use live::{Device, DeviceIndex, Event, Latest, Live, MOVE_M, Mark, Moves, Se
 pub use reader::{AlertFilter, LedgerRow, QuarantineFilter, QuarantineOrder, QuarantineRow, Reader, UnmappedRow};
 pub use registry::RegistryChange;
 pub use rhythm::Rhythm;
-pub use snapshot::{Head, LogBlocks, RollupNotes, Snapshot, begin_anew};
+pub use snapshot::{Head, LogBlocks, RollupNotes, Snapshot, begin_anew, touch};

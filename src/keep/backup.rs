@@ -23,10 +23,10 @@ use super::manifest::{self, Manifest, ManifestFile, ROLLUP, TABLE};
 use super::{KeepError, matching};
 use crate::config::Config;
 use crate::model::{Clock, Timestamp};
-use crate::state::{FILE, FolderLock, Snapshot};
-use crate::store::{ROLLUP_ENDING, TableFolder, TableVersion};
+use crate::state::{FILE, FolderLock, Snapshot, touch};
+use crate::store::{ROLLUP_ENDING, TableFile, TableFolder, TableVersion};
 
-/// How often a backup begins anew where rollups were made while the state database was copied, or the table gave up files.
+/// How often a backup begins anew where the table gave up files that were to be copied.
 const TRIES: usize = 5;
 
 /// A backup that was made.
@@ -51,7 +51,6 @@ pub async fn backup(config: &Config, config_file: &Path, target: &Path, clock: &
     loop {
         tries.next();
         match try_backup(config, config_file, &state, &table, target, clock).await {
-            Err(KeepError::Moved) if !tries.is_empty() => {}
             // What was copied so far stays and need not be copied again.
             Err(KeepError::File { path, source }) if source.kind() == std::io::ErrorKind::NotFound && !tries.is_empty() => {
                 tracing::info!(path = %path.display(), "the table no longer needs a file that was to be copied: beginning anew");
@@ -76,15 +75,12 @@ async fn try_backup(
 
     // The table's newest version is at least this one once the state database is copied.
     let first = table.newest(Uuid::nil()).await?.number;
-    let rollups = table.beside(ROLLUP_ENDING);
-    let before = newest_of(rollups.as_ref()).await?;
+    let before = newest_of(table.beside(ROLLUP_ENDING).as_ref()).await?;
     let copied_state = target.join(&folder).join(FILE);
     Snapshot::copy(state, &copied_state)?;
-    let rollups = rollups.zip(newest_of(table.beside(ROLLUP_ENDING).as_ref()).await?);
-    if before.map(|version| version.number) != rollups.as_ref().map(|(_table, version)| version.number) {
-        // The state database says of which rollups it does not know whether they are up to date: of those at the same instant.
-        return Err(KeepError::Moved);
-    }
+    let rollups = table.beside(ROLLUP_ENDING);
+    let rollups = rollups.clone().zip(newest_of(rollups.as_ref()).await?);
+    touch(&copied_state, &days_that_differ(before.as_ref(), rollups.as_ref().map(|(_table, version)| version)))?;
     let snapshot = Snapshot::open(&copied_state)?;
     if let Some(fault) = snapshot.faults()?.into_iter().next() {
         return Err(KeepError::Damaged(fault));
@@ -133,6 +129,14 @@ async fn newest_of(table: Option<&TableFolder>) -> Result<Option<TableVersion>, 
         Some(table) => Some(table.newest(Uuid::nil()).await?),
         None => None,
     })
+}
+
+/// The dates of files that only one of two versions has.
+fn days_that_differ(before: Option<&TableVersion>, after: Option<&TableVersion>) -> BTreeSet<String> {
+    let files = |version: Option<&TableVersion>| -> BTreeSet<TableFile> {
+        version.map(|version| version.files.iter().cloned().collect()).unwrap_or_default()
+    };
+    files(before).symmetric_difference(&files(after)).map(|file| file.date.clone()).collect()
 }
 
 /// The name of the folder of a backup made at an instant.

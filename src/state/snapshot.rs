@@ -1,6 +1,6 @@
 //! The file as it was at one instant, looked at from outside: for copies of it and for its examination. Nothing is changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -227,4 +227,23 @@ pub fn begin_anew(path: &Path) -> Result<Uuid, StateError> {
     transaction.execute("DELETE FROM rollup_uncopied", params![])?;
     transaction.commit()?;
     Ok(incarnation)
+}
+
+/// Notes in a copied file that nothing is known of the rollups of some local days, such as `2026-03-29`: those of the copy may be older or
+/// newer than it. They are made again where the copy comes to life.
+pub fn touch(path: &Path, days: &BTreeSet<String>) -> Result<(), StateError> {
+    if days.is_empty() {
+        return Ok(());
+    }
+    let mut connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.pragma_update(None, "synchronous", "full")?;
+    let transaction = connection.transaction()?;
+    for day in days {
+        transaction.execute(
+            "INSERT OR IGNORE INTO rollup_touched (day, property)
+             SELECT DISTINCT unixepoch(?1) / 86400, property FROM series",
+            params![day],
+        )?;
+    }
+    Ok(transaction.commit()?)
 }

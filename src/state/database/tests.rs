@@ -1,5 +1,7 @@
 //! Files of every released version of the schema are taken over with all they hold.
 
+use std::collections::BTreeSet;
+
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::*;
@@ -171,4 +173,18 @@ fn a_copied_file_begins_a_new_life_without_other_stores() {
     assert_ne!(incarnation, before.incarnation);
     let stores: i64 = Connection::open(&copy).unwrap().query_row("SELECT count(*) FROM follower", [], |row| row.get(0)).unwrap();
     assert_eq!(stores, 1);
+}
+
+#[test]
+fn of_a_copied_file_rollups_of_days_can_be_told_to_be_unknown() {
+    use super::super::{Snapshot, touch};
+    let folder = tempfile::tempdir().unwrap();
+    let path = file_of(SCHEMA_VERSION, folder.path());
+    let touched = || Snapshot::open(&path).unwrap().rollup_notes().unwrap().unwrap().touched;
+    Connection::open(&path).unwrap().execute_batch("DELETE FROM rollup_touched").unwrap();
+    touch(&path, &BTreeSet::new()).unwrap();
+    assert_eq!(touched(), []);
+    touch(&path, &BTreeSet::from(["1970-01-01".to_owned(), "2026-03-29".to_owned()])).unwrap();
+    let days: BTreeSet<i32> = touched().into_iter().map(|unit| unit.day).collect();
+    assert_eq!(days, BTreeSet::from([0, 20_541]));
 }
