@@ -6,6 +6,7 @@ mod decode;
 mod history;
 mod influxdb;
 mod machine;
+mod opening;
 mod pipeline;
 mod process;
 mod questions;
@@ -29,6 +30,9 @@ fn main() -> anyhow::Result<()> {
         }
         if wanted("latency") {
             pipeline::latency().await?;
+        }
+        if wanted("opening") {
+            opening::after_a_month().await?;
         }
         if wanted("history") {
             history::compare().await?;
