@@ -5,12 +5,13 @@
 //! - A day that is wanted as a whole is read without looking at times.
 //! - Only columns that somebody looks at are decoded. Footers stay in memory, as files never change.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use deltalake::DeltaTable;
 use deltalake::arrow::array::RecordBatch;
 use deltalake::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use deltalake::datafusion::common::{DFSchema, ScalarValue};
+use deltalake::datafusion::common::{Column, DFSchema, ScalarValue};
 use deltalake::datafusion::datasource::listing::PartitionedFile;
 use deltalake::datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
 use deltalake::datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
@@ -22,8 +23,9 @@ use deltalake::datafusion::execution::runtime_env::RuntimeEnv;
 use deltalake::datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use deltalake::datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use deltalake::datafusion::logical_expr::{Expr, col, lit};
-use deltalake::datafusion::physical_expr::{LexOrdering, PhysicalSortExpr, create_physical_expr, expressions};
+use deltalake::datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr, create_physical_expr, expressions};
 use deltalake::datafusion::physical_plan::common::spawn_buffered;
+use deltalake::datafusion::physical_plan::filter::FilterExecBuilder;
 use deltalake::datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use deltalake::datafusion::physical_plan::union::UnionExec;
 use deltalake::datafusion::physical_plan::{ExecutionPlan, execute_stream};
@@ -178,10 +180,16 @@ pub(super) fn parquet_source(
         .with_parquet_file_reader_factory(Arc::new(CachedParquetFileReaderFactory::new(store, cache)))
         .with_pushdown_filters(true)
         .with_enable_page_index(true);
-    let Some(filter) = filter else { return Ok(source) };
-    let named = DFSchema::try_from(Schema::clone(schema))?;
-    let filter = create_physical_expr(filter, &named, &ExecutionProps::new(), &PhysicalPlanningContext::default())?;
-    Ok(source.with_predicate(filter))
+    Ok(match filter {
+        Some(filter) => source.with_predicate(physical(filter, schema)?),
+        None => source,
+    })
+}
+
+/// An expression over the columns of a schema.
+fn physical(filter: &Expr, schema: &Schema) -> Result<Arc<dyn PhysicalExpr>, LakeError> {
+    let named = DFSchema::try_from(schema.clone())?;
+    Ok(create_physical_expr(filter, &named, &ExecutionProps::new(), &PhysicalPlanningContext::default())?)
 }
 
 /// Reads some columns of groups of files, the groups beside each other.
@@ -200,6 +208,27 @@ pub(super) fn parquet_plan(
         .expect("a Parquet source takes any projection of columns")
         .build();
     DataSourceExec::from_data_source(config)
+}
+
+/// Reads some columns of the rows that pass a filter. Statistics say in which row groups and pages those may be; rows are held against the
+/// filter once they are decoded, all columns in one go. While they are decoded, each part of the filter would read its file once more,
+/// which costs more than it spares where nearly all rows of the pages pass, or the pages are few.
+pub(super) fn filtered_plan(
+    runtime: &RuntimeEnv,
+    url: &ObjectStoreUrl,
+    schema: &SchemaRef,
+    filter: &Expr,
+    groups: Vec<FileGroup>,
+    columns: &[&str],
+    order: Order,
+) -> Result<Arc<dyn ExecutionPlan>, LakeError> {
+    let source = parquet_source(runtime, url, schema, Some(filter))?.with_pushdown_filters(false);
+    let looked_at: BTreeSet<&str> = filter.column_refs().into_iter().map(Column::name).collect();
+    let read = columns.iter().copied().chain(looked_at.into_iter().filter(|column| !columns.contains(column)));
+    let projection = read.map(|column| schema.index_of(column)).collect::<Result<_, _>>().map_err(DataFusionError::from)?;
+    let scan = parquet_plan(url, source, groups, projection, order);
+    let filter = FilterExecBuilder::new(physical(filter, &scan.schema())?, scan);
+    Ok(Arc::new(filter.apply_projection(Some((0..columns.len()).collect()))?.build()?))
 }
 
 /// How the files of one question are read.

@@ -17,7 +17,7 @@ use super::table::{PROPERTY, START, as_read, batch, file_schema};
 use super::touched::{LocalDays, bounds};
 use crate::model::{Catalogue, PropertyIndex};
 use crate::rollup::Tier;
-use crate::store::lake::read::{balance, parquet_plan, parquet_source};
+use crate::store::lake::read::{balance, filtered_plan};
 use crate::store::lake::scan::{Snapshot, strings, unknown};
 use crate::store::lake::{Lake, LakeError};
 use crate::store::selection::{Order, Selection};
@@ -89,9 +89,9 @@ impl Lake {
             return Ok(stream::empty().boxed());
         }
         let (schema, url) = (file_schema(), rollups.store_url());
-        let source = parquet_source(&self.runtime, &url, &schema, Some(&filter(self, selection)))?;
         let groups = balance(&files.iter().map(|file| (file.path.as_str(), file.bytes)).collect::<Vec<_>>(), self.cores);
-        let plan = parquet_plan(&url, source, groups, (0..schema.fields().len()).collect(), Order::Any);
+        let columns: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+        let plan = filtered_plan(&self.runtime, &url, &schema, &filter(self, selection), groups, &columns, Order::Any)?;
         let batches = execute_stream(plan, Arc::new(TaskContext::default().with_runtime(Arc::clone(&self.runtime))))?;
         let (catalogue, zone) = (Arc::clone(&self.catalogue), self.settings.zone.clone());
         let untouched = move |batch: RecordBatch| {

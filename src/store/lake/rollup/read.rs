@@ -6,7 +6,6 @@ use deltalake::arrow::array::{AsArray, RecordBatch};
 use deltalake::arrow::datatypes::TimestampMicrosecondType;
 use deltalake::datafusion::datasource::listing::PartitionedFile;
 use deltalake::datafusion::datasource::physical_plan::FileGroup;
-use deltalake::datafusion::error::DataFusionError;
 use deltalake::datafusion::execution::TaskContext;
 use deltalake::datafusion::logical_expr::{Expr, col};
 use deltalake::datafusion::physical_plan::execute_stream;
@@ -20,7 +19,7 @@ use super::{Rollups, TierFile};
 use crate::model::{PropertyIndex, Timestamp};
 use crate::rollup::{Statistic, Statistics, Tier};
 use crate::state::DeviceIndex;
-use crate::store::lake::read::{balance, instant, parquet_plan, parquet_source};
+use crate::store::lake::read::{balance, filtered_plan, instant};
 use crate::store::lake::scan::{Snapshot, codes, strings, unknown};
 use crate::store::lake::{Lake, LakeError};
 use crate::store::selection::{Detail, NO_DISTRICT, Order, Selection};
@@ -94,19 +93,17 @@ impl Lake {
             return Ok(stream::empty().boxed());
         }
         let (schema, url) = (file_schema(), snapshot.published.rollups.store_url());
-        let source = parquet_source(&self.runtime, &url, &schema, Some(&filter(self, selection)))?;
         let with_district = detail != Detail::Values || !selection.districts.is_empty();
         let mut columns = vec![DEVICE, START, "count", "flags"];
         columns.extend(with_district.then_some(DISTRICT));
         columns.extend(columns_of(statistic));
-        let projection = columns.iter().map(|column| schema.index_of(column)).collect::<Result<_, _>>().map_err(DataFusionError::from)?;
         let groups = match order {
             Order::Any => balance(&files.iter().map(|file| (file.path.as_str(), file.bytes)).collect::<Vec<_>>(), self.cores),
             Order::SeriesTime => {
                 vec![FileGroup::new(files.iter().map(|file| PartitionedFile::new(file.path.as_str(), file.bytes)).collect())]
             }
         };
-        let plan = parquet_plan(&url, source, groups, projection, order);
+        let plan = filtered_plan(&self.runtime, &url, &schema, &filter(self, selection), groups, &columns, order)?;
         let context = Arc::new(TaskContext::default().with_runtime(Arc::clone(&self.runtime)));
         let batches = execute_stream(plan, context)?.map_err(LakeError::from);
         let mut reader = Reader {

@@ -200,8 +200,12 @@ pub(super) fn writer_properties() -> WriterProperties {
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(LEVEL).expect("levels 1 to 22 exist")))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-        .set_data_page_row_count_limit(4_096)
+        .set_data_page_row_count_limit(2_048)
         .set_statistics_enabled(EnabledStatistics::Chunk);
+    // What dictionary and run lengths leave next to nothing of: to set up zstd for it takes longer than to read it.
+    for name in [PROPERTY, DEVICE, DISTRICT, TRUSTED, "count", "flags", "last_flags", REVISION] {
+        properties = properties.set_column_compression(column(name), Compression::UNCOMPRESSED);
+    }
     for name in [PROPERTY, DEVICE, START] {
         properties = properties.set_column_statistics_enabled(column(name), EnabledStatistics::Page);
     }
