@@ -1,13 +1,15 @@
 //! The lake's own work in the background: flush, merge, compaction, rollups, retention, vacuum.
 //!
-//! One loop does one thing at a time. What fails is tried again with growing pauses, shows in the status and in metrics,
-//! and never stops intake by itself: only a log that grows too long does.
+//! One loop follows the log, another looks after what is in the table: however long that takes, the log does not wait for it. Each does one
+//! thing at a time. What fails is tried again with growing pauses, shows in the status and in metrics, and never stops intake by itself:
+//! only a log that grows too long does.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -44,7 +46,7 @@ pub struct Schedule {
     pub quarantine_kept: Duration,
 }
 
-/// What failed last.
+/// What fails.
 #[derive(Clone, Debug)]
 pub struct KeeperFailure {
     /// Which work.
@@ -64,7 +66,8 @@ pub struct Keeper {
     clock: Arc<dyn Clock>,
     schedule: Schedule,
     maintenance: Maintenance,
-    failure: Mutex<Option<KeeperFailure>>,
+    /// One of a work at most.
+    failures: Mutex<Vec<KeeperFailure>>,
 }
 
 /// Rows of the late lane from which a merge does not wait for its turn.
@@ -79,58 +82,68 @@ const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins
 impl Keeper {
     /// A keeper that has not begun.
     pub fn new(lake: Arc<Lake>, database: Arc<Database>, metrics: Arc<Metrics>, clock: Arc<dyn Clock>, schedule: Schedule) -> Self {
-        Self { lake, database, metrics, clock, schedule, maintenance: Maintenance::default(), failure: Mutex::new(None) }
+        Self { lake, database, metrics, clock, schedule, maintenance: Maintenance::default(), failures: Mutex::default() }
     }
 
-    /// What failed last, until it succeeds.
+    /// What has failed for the longest time, until it succeeds.
     pub fn failure(&self) -> Option<KeeperFailure> {
-        self.failure.lock().clone()
+        self.failures.lock().iter().min_by_key(|failure| failure.since).cloned()
     }
 
     /// Works until `stop`; what is going on then is finished.
-    pub async fn run(&self, stop: CancellationToken) {
-        let mut flushed = Instant::now();
-        let mut merged = Instant::now();
-        let mut maintained = Instant::now();
-        let mut vacuumed = Instant::now();
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let (following, looking_over) = (Arc::clone(&self), stop.clone());
+        let mut loops = JoinSet::new();
+        loops.spawn(async move { following.follow(&stop).await });
+        loops.spawn(async move { self.look_over(&looking_over).await });
+        loops.join_all().await;
+    }
+
+    /// Takes the log into the table.
+    async fn follow(&self, stop: &CancellationToken) {
+        let (mut flushed, mut merged) = (Instant::now(), Instant::now());
         let mut pause = Duration::ZERO;
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(LOOK_EVERY.max(pause)) => {}
-            }
+        while waited(stop, pause).await {
             let (ordered, late, bytes) = {
                 let state = self.database.live().read();
                 (state.tail_rows.0, state.tail_rows.1, state.tail_bytes)
             };
             let is_long = bytes >= self.schedule.flush_bytes;
-            let mut is_well = self.lake.is_open() || self.work(Work::Open, &stop).await;
+            let mut is_well = self.lake.is_open() || self.work(Work::Open, stop).await;
             if !is_well {
                 // Nothing can be done without a table.
             } else if late > 0 && (late >= LATE_ROWS_MAX || is_long || merged.elapsed() >= self.schedule.merge_every) {
                 // A merge flushes first.
-                is_well = self.work(Work::Merge, &stop).await;
+                is_well = self.work(Work::Merge, stop).await;
                 (merged, flushed) = (Instant::now(), Instant::now());
             } else if ordered > 0 && (ordered >= self.schedule.flush_rows || is_long || flushed.elapsed() >= self.schedule.flush_after) {
-                is_well = self.work(Work::Flush, &stop).await;
+                is_well = self.work(Work::Flush, stop).await;
                 flushed = Instant::now();
             }
+            pause = next(pause, is_well);
+        }
+    }
+
+    /// Keeps what is there quick, small and rolled up.
+    async fn look_over(&self, stop: &CancellationToken) {
+        let (mut maintained, mut vacuumed) = (Instant::now(), Instant::now());
+        let mut pause = Duration::ZERO;
+        while waited(stop, pause).await {
+            let mut is_well = true;
             if maintained.elapsed() >= self.schedule.maintain_every {
-                if self.maintain(&stop).await {
+                is_well = self.maintain(stop).await;
+                if is_well {
                     maintained = Instant::now();
-                } else {
-                    is_well = false;
                 }
             }
             if vacuumed.elapsed() >= self.schedule.vacuum_after && self.lake.is_open() {
-                if self.work(Work::Vacuum, &stop).await {
+                if self.work(Work::Vacuum, stop).await {
                     vacuumed = Instant::now();
                 } else {
                     is_well = false;
                 }
             }
-            pause = if is_well { Duration::ZERO } else { (pause * 2).clamp(PAUSE.0, PAUSE.1) };
+            pause = next(pause, is_well);
         }
     }
 
@@ -159,60 +172,77 @@ impl Keeper {
         is_well
     }
 
-    /// Does a piece of work again and again while it says that there is more. `false` where it fails.
+    /// Does a piece of work. `false` where it fails.
     async fn work(&self, work: Work, stop: &CancellationToken) -> bool {
-        loop {
-            tracing::debug!(?work, "the lake begins");
-            let outcome = self.step(work, stop).await;
-            tracing::debug!(?work, is_ok = outcome.is_ok(), "the lake is done");
-            let result = if outcome.is_ok() { "ok" } else { "failed" };
-            self.metrics.lake_work.get_or_create(&WorkLabels { work, result }).inc();
-            match outcome {
-                Ok(more) => {
-                    // A merge flushes first.
-                    self.failure.lock().take_if(|failure| failure.work == work || (failure.work, work) == (Work::Flush, Work::Merge));
-                    if more == 0 || stop.is_cancelled() {
-                        return true;
-                    }
-                }
-                Err(error) => {
-                    let error = crate::error_chain(&error);
-                    tracing::error!(?work, error, "the lake cannot do its work: it is tried again");
-                    let mut failure = self.failure.lock();
-                    let since =
-                        failure.as_ref().filter(|failure| failure.work == work).map_or_else(|| self.clock.now(), |failure| failure.since);
-                    *failure = Some(KeeperFailure { work, error, since });
-                    return false;
-                }
-            }
+        tracing::debug!(?work, "the lake begins");
+        let outcome = self.attempt(work, stop).await;
+        tracing::debug!(?work, is_ok = outcome.is_ok(), "the lake is done");
+        let result = if outcome.is_ok() { "ok" } else { "failed" };
+        self.metrics.lake_work.get_or_create(&WorkLabels { work, result }).inc();
+        let mut failures = self.failures.lock();
+        let Err(error) = outcome else {
+            // A merge flushes first.
+            failures.retain(|failure| failure.work != work && (failure.work, work) != (Work::Flush, Work::Merge));
+            return true;
+        };
+        let error = crate::error_chain(&error);
+        tracing::error!(?work, error, "the lake cannot do its work: it is tried again");
+        match failures.iter_mut().find(|failure| failure.work == work) {
+            Some(failure) => failure.error = error,
+            None => failures.push(KeeperFailure { work, error, since: self.clock.now() }),
         }
+        false
     }
 
-    /// One step of a piece of work; more than 0 says that there is more of it.
-    async fn step(&self, work: Work, stop: &CancellationToken) -> Result<usize, LakeError> {
+    /// What there is to do when it begins: what comes meanwhile waits for the next turn, else a stream of late rows kept everything else
+    /// from one.
+    async fn attempt(&self, work: Work, stop: &CancellationToken) -> Result<(), LakeError> {
         let now = self.clock.now();
         match work {
-            Work::Open => self.lake.reach().await.map(|()| 0),
+            Work::Open => self.lake.reach().await?,
+            Work::Flush => drop(self.lake.flush().await?),
             Work::Merge => {
-                // What comes meanwhile waits for the next turn: else a stream of late rows kept everything else from one.
                 let mut waiting = self.database.live().read().tail_rows.1;
                 while waiting > 0 && !stop.is_cancelled() {
                     let rows = self.lake.merge().await?;
                     waiting = if rows == 0 { 0 } else { waiting.saturating_sub(rows) };
                 }
-                Ok(0)
             }
-            Work::Compact => self.lake.compact(&self.maintenance, now).await,
-            Work::Flush => self.lake.flush().await.map(|_rows| 0),
-            Work::RollUp => self.lake.roll_up(now).await,
+            Work::Compact => {
+                let mut compacted = self.lake.compact(&self.maintenance, now, None).await?;
+                while let Some(day) = compacted.filter(|_day| !stop.is_cancelled()) {
+                    compacted = self.lake.compact(&self.maintenance, now, Some(&day)).await?;
+                }
+            }
+            Work::RollUp => {
+                let mut rolled_up = self.lake.roll_up(now, None).await?;
+                while let Some(day) = rolled_up.filter(|_day| !stop.is_cancelled()) {
+                    rolled_up = self.lake.roll_up(now, Some(day - 1)).await?;
+                }
+            }
             Work::Retain => {
                 let oldest = |kept: Option<Duration>| kept.map(|kept| now.minus(kept));
                 let of = self.schedule.kept_of.iter().map(|(domain, kept)| (*domain, oldest(*kept))).collect();
                 self.lake.drop_past(&Oldest { general: oldest(self.schedule.kept), of }).await?;
                 let oldest = self.schedule.kept_rollups.map(|(tier, kept)| (tier, kept.map(|kept| now.minus(kept))));
-                self.lake.drop_rollups(&oldest).await.map(|_files| 0)
+                self.lake.drop_rollups(&oldest).await?;
             }
-            Work::Vacuum => self.lake.vacuum(self.schedule.vacuum_after).await.map(|_files| 0),
+            Work::Vacuum => drop(self.lake.vacuum(self.schedule.vacuum_after).await?),
         }
+        Ok(())
     }
+}
+
+/// Waits until it is time to look again; `false` once there is no more to do.
+async fn waited(stop: &CancellationToken, pause: Duration) -> bool {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => false,
+        () = tokio::time::sleep(LOOK_EVERY.max(pause)) => true,
+    }
+}
+
+/// The pause before the next look.
+fn next(pause: Duration, is_well: bool) -> Duration {
+    if is_well { Duration::ZERO } else { (pause * 2).clamp(PAUSE.0, PAUSE.1) }
 }

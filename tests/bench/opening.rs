@@ -90,10 +90,10 @@ pub(crate) async fn after_a_month() -> anyhow::Result<()> {
             let time = first.plus(Duration::from_mins(number));
             city.minute(time, number).await?;
             if minute % 10 == 9 {
-                while city.lake.compact(&Maintenance::default(), time).await? > 0 {}
+                while city.lake.compact(&Maintenance::default(), time, None).await?.is_some() {}
             }
             if minute == 120 {
-                while city.lake.roll_up(time).await? > 0 {}
+                while city.lake.roll_up(time, None).await?.is_some() {}
             }
         }
         age(&log)?;

@@ -151,7 +151,7 @@ impl City {
             let work = if self.forgets { WORK.as_slice() } else { &WORK[..5] };
             let rarest = work.iter().min_by_key(|work| kills.lock().get(**work).copied()).copied();
             let deadline = Instant::now() + Duration::from_millis(2_500);
-            while Instant::now() < deadline && phase(&conca.log()) != rarest {
+            while Instant::now() < deadline && !rarest.is_some_and(|rarest| going_on(&conca.log()).contains(&rarest)) {
                 std::thread::sleep(Duration::from_millis(1));
             }
             // Most of it takes a few milliseconds, some of it many.
@@ -159,7 +159,8 @@ impl City {
             *self.origin.lock() = None;
             let log = conca.killed();
             assert_eq!(log.matches("ERROR").count(), 0, "{log}");
-            let phase = phase(&log).unwrap_or("between");
+            let work = going_on(&log);
+            let phase = rarest.filter(|rarest| work.contains(rarest)).or_else(|| work.first().copied()).unwrap_or("between");
             *kills.lock().entry(phase.to_owned()).or_default() += 1;
             // As it lies there, before anything puts it right.
             if kill % 10 == 9 {
@@ -204,13 +205,11 @@ impl City {
     }
 }
 
-/// What the lake is doing, by the end of its log.
-fn phase(log: &str) -> Option<&str> {
-    let (done, begun) = (log.rfind("the lake is done work="), log.rfind("the lake begins work=")?);
-    if done.is_some_and(|done| begun < done) {
-        return None;
-    }
-    log[begun..].split(['=', '\n']).nth(1)
+/// What the lake is doing, by its log.
+fn going_on(log: &str) -> Vec<&'static str> {
+    let count = |text: &str, work: &str| log.matches(&format!("{text}{work}")).count();
+    let is_going_on = |work: &&str| count("the lake begins work=", work) > count("the lake is done work=", work);
+    WORK.into_iter().filter(is_going_on).collect()
 }
 
 /// What is asked of whole days of a property, each question once of rollups and once of rows.

@@ -62,7 +62,7 @@ async fn rollups_hold_every_bucket_as_it_stands() {
     flush(&town).await;
     // Two days later the day is over.
     let later = Town::at(2 * 86_400);
-    while town.context.lake.roll_up(later).await.unwrap() > 0 {}
+    while town.context.lake.roll_up(later, None).await.unwrap().is_some() {}
     let mut settled = now.clone();
     for row in settled.as_array_mut().unwrap() {
         row["provisional"] = json!(false);

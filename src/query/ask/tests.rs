@@ -166,12 +166,12 @@ impl City {
     }
 
     async fn roll_up(&self) {
-        while self.lake.roll_up(self.clock.now()).await.unwrap() > 0 {}
+        while self.lake.roll_up(self.clock.now(), None).await.unwrap().is_some() {}
     }
 
     async fn compact(&self) {
         let settings = Maintenance { open_files: 2, ..Maintenance::default() };
-        while self.lake.compact(&settings, self.clock.now()).await.unwrap() > 0 {}
+        while self.lake.compact(&settings, self.clock.now(), None).await.unwrap().is_some() {}
     }
 
     fn property(&self, id: &str) -> PropertyIndex {

@@ -72,13 +72,11 @@ impl FileInfo {
 pub(super) type RowsChange = bool;
 
 impl Lake {
-    /// Puts small files of one day together, sorted. Returns how many files it took away; call it again while it is more than 0.
-    pub async fn compact(&self, settings: &Maintenance, now: Timestamp) -> Result<usize, LakeError> {
-        let (table, group) = {
-            let table = self.published()?.table;
-            let Some(group) = choose(files(&table)?, settings, now) else { return Ok(0) };
-            (table, group)
-        };
+    /// Puts small files of one day together, sorted: of the first day after `after` that needs it. Returns that day: who goes on after it
+    /// comes to every day once, whatever is flushed meanwhile.
+    pub async fn compact(&self, settings: &Maintenance, now: Timestamp, after: Option<&str>) -> Result<Option<String>, LakeError> {
+        let table = self.published()?.table;
+        let Some((day, group)) = choose(files(&table)?, settings, now, after) else { return Ok(None) };
         // Written beside flushes; only the commit needs the table for itself.
         let chosen: Vec<&FileInfo> = group.iter().collect();
         let batches = self.read_files(&table, &chosen).await?;
@@ -88,11 +86,11 @@ impl Lake {
         let current = files(&newest)?;
         if !group.iter().all(|file| current.iter().any(|other| other.add.path == file.add.path)) {
             // A correction rewrote one of them meanwhile: what was written is left for the vacuum.
-            return Ok(0);
+            return Ok(Some(day));
         }
         let removes = group.iter().map(|file| file.remove(false)).collect();
         self.change(&mut writer, commit(&newest, Change { adds, removes, rearranged: true, ..Change::default() })).await?;
-        Ok(group.len())
+        Ok(Some(day))
     }
 
     pub(super) async fn vacuum_files(&self, unused: Duration) -> Result<usize, LakeError> {
@@ -170,9 +168,9 @@ pub(super) fn files(table: &DeltaTable) -> Result<Vec<FileInfo>, LakeError> {
 }
 
 /// The files of one day to put together, if any are due.
-fn choose(files: Vec<FileInfo>, settings: &Maintenance, now: Timestamp) -> Option<Vec<FileInfo>> {
+fn choose(files: Vec<FileInfo>, settings: &Maintenance, now: Timestamp, after: Option<&str>) -> Option<(String, Vec<FileInfo>)> {
     let mut days: std::collections::BTreeMap<String, Vec<FileInfo>> = std::collections::BTreeMap::new();
-    for file in files {
+    for file in files.into_iter().filter(|file| after.is_none_or(|after| *file.date > *after)) {
         days.entry(file.date.clone()).or_default().push(file);
     }
     // A day is over an hour after its end: stragglers need not be compacted twice.
@@ -191,7 +189,7 @@ fn choose(files: Vec<FileInfo>, settings: &Maintenance, now: Timestamp) -> Optio
             })
             .collect();
         if group.len() >= enough {
-            return Some(group);
+            return Some((date, group));
         }
     }
     None

@@ -81,7 +81,7 @@ impl Lake {
                     self.in_turn(move |turn| turn.keep_from_of(&days)).await?;
                     is_noted = true;
                 }
-                rewritten += usize::from(self.rewrite_without(&file, &past).await?);
+                rewritten += usize::from(self.rewrite_without(&published, &file, &past).await?);
             } else {
                 self.examined.lock().insert(file.add.path, past.len());
             }
@@ -103,12 +103,12 @@ impl Lake {
     }
 
     /// Puts a file without the rows of some properties in its place, unless it is gone meanwhile.
-    async fn rewrite_without(&self, file: &FileInfo, properties: &[String]) -> Result<bool, LakeError> {
+    async fn rewrite_without(&self, published: &Published, file: &FileInfo, properties: &[String]) -> Result<bool, LakeError> {
         let stays: Expr = col(PROPERTY).in_list(properties.iter().map(|property| lit(property.as_str())).collect(), true);
-        let table = self.published()?.table;
         // Written beside flushes; only the commit needs the table for itself.
-        let batches = self.read_files_where(&table, &[file], Some(stays)).await?;
-        let adds = self.write_stream(&table, COMPACT_LEVEL, batches).await?;
+        let table = &published.table;
+        let batches = self.read_files_where(table, &[file], Some(stays)).await?;
+        let adds = self.write_stream(table, COMPACT_LEVEL, batches).await?;
         let mut writer = self.writer().await?;
         let newest = self.published()?.table;
         if !files(&newest)?.iter().any(|other| other.add.path == file.add.path) {

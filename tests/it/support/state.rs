@@ -161,7 +161,7 @@ impl Store {
     /// Puts files together wherever there are two.
     pub(crate) fn compact(&self, now: Timestamp) {
         let settings = Maintenance { open_files: 2, ..Maintenance::default() };
-        while self.runtime.block_on(self.lake.compact(&settings, now)).unwrap() > 0 {}
+        while self.runtime.block_on(self.lake.compact(&settings, now, None)).unwrap().is_some() {}
     }
 
     /// Deletes every file that the newest version does not use.

@@ -26,7 +26,7 @@ use super::{LocalDays, Rollups, Touched};
 use crate::model::{Catalogue, Flags, PropertyIndex, Timestamp, Windows};
 use crate::rollup::{Kept, Seen, Sketch, Statistic, Statistics, Tally, Tier};
 use crate::state::{Database, StateError, Tail, TouchedUnit};
-use crate::store::lake::read::{day_files, instant, one_of, parquet_plan, parquet_source};
+use crate::store::lake::read::{day_files, filtered_plan, instant, one_of};
 use crate::store::lake::scan::{Snapshot, unknown};
 use crate::store::lake::table::{Change, commit};
 use crate::store::lake::{Lake, LakeError, Published};
@@ -90,13 +90,14 @@ impl Lake {
         TouchedUnit { day, property: self.catalogue.get(PropertyIndex(property)).id.clone() }
     }
 
-    /// Rolls up what was touched of the newest local day that is over and was touched. Returns how many units that were; call it
-    /// again while it is more than 0.
-    pub async fn roll_up(&self, now: Timestamp) -> Result<usize, LakeError> {
+    /// Rolls up what was touched of the newest local day that is over, was touched, and is not after `up_to`. Returns that day: who goes on
+    /// with the day before comes to every day once, whatever is touched meanwhile.
+    pub async fn roll_up(&self, now: Timestamp, up_to: Option<i32>) -> Result<Option<i32>, LakeError> {
         let zone = &self.settings.zone;
         let mut published = self.published()?;
         let today = LocalDays::new(zone).day(now.minus(GRACE).micros());
-        let Some((day, units)) = published.touched.newest(today - 1) else { return Ok(0) };
+        let newest = up_to.map_or(today - 1, |day| day.min(today - 1));
+        let Some((day, units)) = published.touched.newest(newest) else { return Ok(None) };
         // A commit that failed may stand all the same.
         let mut newest = DeltaTable::clone(&published.rollups.table);
         newest.update_state().await?;
@@ -158,7 +159,7 @@ impl Lake {
         self.in_turn(move |turn| turn.settle_touched(&settled)).await?;
         *self.published.write() = Some(Published { rollups, touched: Arc::new(touched), ..current });
         drop(writer);
-        Ok(units.len())
+        Ok(Some(day))
     }
 
     /// The buckets of a selection of one property in one local day, by tier.
@@ -361,13 +362,13 @@ impl Rollups {
         filter: &Expr,
     ) -> Result<SendableRecordBatchStream, LakeError> {
         let (schema, url) = (file_schema(), self.store_url());
-        let source = parquet_source(runtime, &url, &schema, Some(filter))?;
         let files = self.files.iter().filter(|file| file.tier == tier && file.date == date);
         let files: Vec<PartitionedFile> = files.map(|file| PartitionedFile::new(file.path.as_str(), file.bytes)).collect();
         if files.is_empty() {
             return Ok(Box::pin(EmptyRecordBatchStream::new(schema)));
         }
-        let plan = parquet_plan(&url, source, vec![FileGroup::new(files)], (0..schema.fields().len()).collect(), Order::SeriesTime);
+        let columns: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+        let plan = filtered_plan(runtime, &url, &schema, filter, vec![FileGroup::new(files)], &columns, Order::SeriesTime)?;
         Ok(execute_stream(plan, Arc::new(TaskContext::default().with_runtime(Arc::clone(runtime))))?)
     }
 
