@@ -1,6 +1,6 @@
 //! Makes rollups: opens their table, rolls touched days up, drops what is too old.
 
-use std::collections::{BTreeSet, HashMap as StdHashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -120,10 +120,17 @@ impl Lake {
         let kept: Vec<u16> = units.iter().map(|(property, _moment)| *property).filter(|property| is_kept(*property)).collect();
         let mut change = Change::default();
         if !kept.is_empty() {
-            let mut made = StdHashMap::new();
             // What the table lacks touches its units once more.
             let table = Snapshot { published: published.clone(), tail: Tail::default() };
-            for property in &kept {
+            let mut properties: Vec<(String, u16)> = kept.iter().map(|property| (self.unit(*property, day).property, *property)).collect();
+            properties.sort_unstable();
+            let replaced = |properties| Replaced { start, end, properties };
+            let mut partitions = Vec::new();
+            for tier in Tier::COARSEST_FIRST {
+                partitions.push(Partition::begin(&published.rollups, tier, day)?);
+            }
+            // One property at a time: of a large city all of them at once are much.
+            for (id, property) in &properties {
                 let selection = Selection {
                     properties: vec![PropertyIndex(*property)],
                     from: start,
@@ -133,16 +140,15 @@ impl Lake {
                     area: None,
                     trusted: false,
                 };
-                let day = self.day_of_property(&table, selection).await?;
-                for (tier, rows) in day {
-                    made.entry(tier).or_insert_with(Vec::new).extend(rows);
+                for (tier, rows) in self.day_of_property(&table, selection).await? {
+                    if let Some(partition) = partitions.iter_mut().find(|partition| partition.tier == tier) {
+                        self.put(&published, partition, &replaced(vec![id.clone()]), rows).await?;
+                    }
                 }
             }
-            let properties = kept.iter().map(|property| self.unit(*property, day).property).collect();
-            let replaced = Replaced { day, start, end, properties };
-            for tier in Tier::COARSEST_FIRST {
-                let rows = made.remove(&tier).unwrap_or_default();
-                self.replace(&published, tier, &replaced, rows, &mut change).await?;
+            let replaced = replaced(properties.into_iter().map(|(id, _property)| id).collect());
+            for partition in partitions {
+                self.finish(&published, partition, &replaced, &mut change).await?;
             }
         }
         let writer = self.writer().await?;
@@ -178,24 +184,25 @@ impl Lake {
         Ok(day.finish(&property.id, device, district))
     }
 
-    /// Puts rows in place of others in their partition.
-    async fn replace(
+    /// Puts rows in place of others in their partition; properties come in the order of their ids.
+    async fn put(
         &self,
         published: &Published,
-        tier: Tier,
+        partition: &mut Partition,
         replaced: &Replaced,
         mut rows: Vec<Row>,
-        change: &mut Change,
     ) -> Result<(), LakeError> {
-        let date = if tier == Tier::Day { month_of(replaced.day) } else { replaced.day };
-        let (adds, removes) = published.rollups.actions(tier, date)?;
+        let (tier, date) = (partition.tier, partition.date);
         rows.sort_unstable_by(|one, other| one.key().cmp(&other.key()));
-        if !adds.is_empty() {
+        if partition.old.is_empty() {
+            for rows in rows.chunks(BATCH_ROWS) {
+                partition.writer.write(batch(tier, date, rows)).await?;
+            }
+        } else {
             let before = self.rows_of(published, tier, date, &replaced.filter()).await?;
             carry_revisions(&before, &mut rows);
+            partition.new.extend(rows.chunks(BATCH_ROWS).map(|rows| batch(tier, date, rows)));
         }
-        change.adds.extend(self.write_partition(published, (tier, date), adds, replaced, &rows).await?);
-        change.removes.extend(removes);
         Ok(())
     }
 
@@ -231,7 +238,7 @@ impl Lake {
     pub(in crate::store) fn rollups_of(&self, day: i32, properties: Vec<String>) -> Result<DayRollups, LakeError> {
         let published = self.published()?;
         let (start, end) = self.day(day);
-        let filter = Replaced { day, start, end, properties }.filter();
+        let filter = Replaced { start, end, properties }.filter();
         let mut tiers = Vec::new();
         for tier in Tier::COARSEST_FIRST {
             let date = if tier == Tier::Day { month_of(day) } else { day };
@@ -259,38 +266,28 @@ impl Lake {
         Ok(batches.map(move |batch| rows(&batch?, &kept)).boxed())
     }
 
-    /// Writes a partition: what stays of its files, and new rows.
-    async fn write_partition(
-        &self,
-        published: &Published,
-        (tier, date): (Tier, i32),
-        old: Vec<Add>,
-        replaced: &Replaced,
-        new: &[Row],
-    ) -> Result<Vec<Add>, LakeError> {
-        let table = &published.rollups.table;
-        let mut writer = RecordBatchWriter::for_table(table)?.with_writer_properties(writer_properties());
-        let new: Vec<RecordBatch> = new.chunks(BATCH_ROWS).map(|rows| batch(tier, date, rows)).collect();
-        if old.is_empty() {
-            for batch in new {
-                writer.write(batch).await?;
+    /// Writes what stays of a partition's files beside the new rows.
+    async fn finish(&self, published: &Published, partition: Partition, replaced: &Replaced, change: &mut Change) -> Result<(), LakeError> {
+        let Partition { tier, date, old, removes, new, mut writer } = partition;
+        if !old.is_empty() {
+            let table = &published.rollups.table;
+            let session = self.session();
+            table.update_datafusion_session(&session.state())?;
+            let columns: Vec<Expr> = file_schema().fields().iter().map(|field| col(field.name())).collect();
+            let provider = table.table_provider().with_adds(old).await?;
+            let mut frame = session.read_table(provider)?.filter(!replaced.filter())?.select(columns.clone())?;
+            if !new.is_empty() {
+                frame = frame.union(session.read_batches(new)?.select(columns)?)?;
             }
-            return Ok(writer.flush().await?);
+            let order = ORDER.map(|column| col(column).sort(true, column == DISTRICT)).to_vec();
+            let mut batches = frame.sort(order)?.execute_stream().await?;
+            while let Some(batch) = batches.next().await {
+                writer.write(rewritten(tier, date, &batch?)?).await?;
+            }
         }
-        let session = self.session();
-        table.update_datafusion_session(&session.state())?;
-        let columns: Vec<Expr> = file_schema().fields().iter().map(|field| col(field.name())).collect();
-        let provider = table.table_provider().with_adds(old).await?;
-        let mut frame = session.read_table(provider)?.filter(!replaced.filter())?.select(columns.clone())?;
-        if !new.is_empty() {
-            frame = frame.union(session.read_batches(new)?.select(columns)?)?;
-        }
-        let order = ORDER.map(|column| col(column).sort(true, column == DISTRICT)).to_vec();
-        let mut batches = frame.sort(order)?.execute_stream().await?;
-        while let Some(batch) = batches.next().await {
-            writer.write(rewritten(tier, date, &batch?)?).await?;
-        }
-        Ok(writer.flush().await?)
+        change.adds.extend(writer.flush().await?);
+        change.removes.extend(removes);
+        Ok(())
     }
 
     /// The buckets of a property: tier, start and revision of each, by tier and start.
@@ -390,7 +387,6 @@ impl Rollups {
 
 /// What is rolled up anew: some properties of a local day.
 struct Replaced {
-    day: i32,
     start: Timestamp,
     end: Timestamp,
     /// Their ids.
@@ -402,6 +398,28 @@ impl Replaced {
     fn filter(&self) -> Expr {
         let within = col(START).gt_eq(instant(self.start.micros())).and(col(START).lt(instant(self.end.micros())));
         one_of(PROPERTY, &self.properties).and(within)
+    }
+}
+
+/// A partition on its way into new files.
+struct Partition {
+    tier: Tier,
+    /// The local day or, of days, the first of the month.
+    date: i32,
+    /// The files that it has, as actions that put them in and take them out.
+    old: Vec<Add>,
+    removes: Vec<Remove>,
+    /// New rows that go among those of the old files; without such they are written at once.
+    new: Vec<RecordBatch>,
+    writer: RecordBatchWriter,
+}
+
+impl Partition {
+    fn begin(rollups: &Rollups, tier: Tier, day: i32) -> Result<Self, LakeError> {
+        let date = if tier == Tier::Day { month_of(day) } else { day };
+        let (old, removes) = rollups.actions(tier, date)?;
+        let writer = RecordBatchWriter::for_table(&rollups.table)?.with_writer_properties(writer_properties());
+        Ok(Self { tier, date, old, removes, new: Vec::new(), writer })
     }
 }
 
