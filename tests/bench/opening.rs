@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use conca::model::{Catalogue, DeviceId, DeviceKind, Districts, Domain, PropertyIndex, Timestamp};
@@ -60,7 +60,8 @@ fn age(folder: &Path) -> anyhow::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         if path.is_file() {
-            std::fs::File::options().write(true).open(path)?.set_modified(SystemTime::now() - EXPIRED)?;
+            let file = std::fs::File::options().write(true).open(path)?;
+            file.set_modified(file.metadata()?.modified()? - EXPIRED)?;
         }
     }
     Ok(())
