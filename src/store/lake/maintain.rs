@@ -11,6 +11,7 @@ use deltalake::arrow::datatypes::{DataType, Float64Type, Int16Type, TimestampMic
 use deltalake::datafusion::error::DataFusionError;
 use deltalake::datafusion::logical_expr::{Expr, col};
 use deltalake::kernel::{Add, Remove};
+use deltalake::operations::vacuum::VacuumMode;
 use deltalake::writer::DeltaWriter;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
@@ -99,7 +100,10 @@ impl Lake {
         let retention = chrono::Duration::from_std(unused).unwrap_or(chrono::Duration::MAX);
         let mut deleted = 0;
         let vacuum = async {
-            let (table, metrics) = table.vacuum().with_retention_period(retention).with_enforce_retention_duration(false).await?;
+            // What no version ever used too: a compaction that lost against a correction leaves such files, and a crash. Whoever writes
+            // beside vacuum has the writer's right, which is held here.
+            let vacuum = table.vacuum().with_mode(VacuumMode::Full).with_retention_period(retention);
+            let (table, metrics) = vacuum.with_enforce_retention_duration(false).await?;
             deleted = metrics.files_deleted.len();
             Ok(table)
         };
