@@ -1,4 +1,5 @@
-//! The file as it was at one instant, looked at from outside: for copies of it and for its examination. Nothing is changed.
+//! The file as it was at one instant, looked at from outside: for copies of it and for its examination. Only copies are
+//! changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -100,8 +100,8 @@ impl Lake {
         let retention = chrono::Duration::from_std(unused).unwrap_or(chrono::Duration::MAX);
         let mut deleted = 0;
         let vacuum = async {
-            // What no version ever used too: a compaction that lost against a correction leaves such files, and a crash. Whoever writes
-            // beside vacuum has the writer's right, which is held here.
+            // What no version ever used too: a compaction that lost against a correction leaves such files, and a crash. Nobody is writing
+            // one: flush and merge need the writer's right, which is held here, and compaction and retention take turns with vacuum.
             let vacuum = table.vacuum().with_mode(VacuumMode::Full).with_retention_period(retention);
             let (table, metrics) = vacuum.with_enforce_retention_duration(false).await?;
             deleted = metrics.files_deleted.len();
